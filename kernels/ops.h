@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/device.h"
+#include "kernels/tensor.h"
+
+/// The op set behind which a backend hides. Shapes: T tokens of the step (all sequences, ragged,
+/// back to back), S sequences, H hidden size, N and K matrix sizes. Activations are float32 on the
+/// CPU backend. Callers guarantee shapes; a wrong one is a bug of ours and aborts.
+///
+/// Row independence: row t of every result depends on row t of the inputs alone, bit for bit;
+/// neither T, nor S, nor the number of threads changes it.
+namespace shardline::kernels {
+
+/// out[t] = table[tokens[t] - vocabulary_begin], or zeros when this shard lacks the row.
+/// table [V_local, H] in any format; out [T, H].
+void EmbeddingLookup(Device& device, Tensor table, int64_t vocabulary_begin,
+                     std::span<const int32_t> tokens, Tensor out);
+
+/// y = x / sqrt(mean(x^2) + epsilon) * weight, row by row (Zhang and Sennrich, 2019).
+/// x, y [T, H], may be the same; weight [1, H] float32.
+void RmsNorm(Device& device, Tensor x, Tensor weight, float epsilon, Tensor y);
+
+/// x += delta. Both [T, H].
+void Add(Device& device, Tensor x, Tensor delta);
+
+/// y = x * w^T (+ bias). x [T, K], w [N, K] in any format (block formats are used in packed form),
+/// bias [1, N] float32 or absent, y [T, N].
+void MatMul(Device& device, Tensor x, Tensor w, Tensor bias, Tensor y);
+
+enum class Activation : uint8_t { kSilu, kGeluErf, kGeluTanh, kRelu };
+
+/// out = activation(gate) * up, element by element; all [T, N]; out may be gate.
+void GatedActivation(Device& device, Activation activation, Tensor gate, Tensor up, Tensor out);
+
+/// Which elements of a head form a rotated pair: (2i, 2i+1), or (i, i + rotary_dim/2).
+enum class RotaryStyle : uint8_t { kInterleaved, kHalves };
+
+/// Rotates the first `rotary_dim` elements of every head of x in place by position (RoFormer, Su et
+/// al. 2021). x [T, heads * head_dim]; inverse_frequency [rotary_dim / 2]; positions [T].
+struct RotaryParams {
+  RotaryStyle style = RotaryStyle::kHalves;
+  int head_dim = 0;
+  int rotary_dim = 0;
+  std::span<const float> inverse_frequency;
+};
+void Rotary(Device& device, const RotaryParams& params, std::span<const int32_t> positions,
+            Tensor x);
+
+/// One layer's paged KV memory. keys, values: [num_blocks][kv_heads][block_size][head_dim],
+/// float32 or bfloat16.
+struct KvCache {
+  void* keys = nullptr;
+  void* values = nullptr;
+  DType dtype = DType::kF32;
+  int64_t num_blocks = 0;
+  int block_size = 16;
+  int kv_heads = 0;
+  int head_dim = 0;
+};
+
+/// The ragged batch of one step. Sequence s owns query rows [query_start[s], query_start[s+1]); its
+/// context, these rows included, is context_length[s] tokens, stored in the blocks
+/// block_table[s * max_blocks ...]. Row t is at positions[t] of its sequence.
+struct AttentionBatch {
+  std::span<const int32_t> query_start;     // [S + 1]
+  std::span<const int32_t> context_length;  // [S]
+  std::span<const int32_t> block_table;     // [S, max_blocks]
+  int max_blocks = 0;
+  std::span<const int32_t> positions;  // [T]
+};
+
+/// Stores k, v [T, kv_heads * head_dim] at the rows' places in the cache.
+void WriteKv(Device& device, const AttentionBatch& batch, Tensor k, Tensor v, const KvCache& cache);
+
+/// Causal attention of q [T, heads * head_dim] over the paged cache, out like q. Local query head h
+/// reads local KV head (h + group_offset) / group_size, so that a shard may begin within a group.
+struct AttentionParams {
+  int heads = 0;
+  int group_size = 1;
+  int group_offset = 0;
+  float scale = 1.0f;
+};
+void Attention(Device& device, const AttentionParams& params, const AttentionBatch& batch, Tensor q,
+               const KvCache& cache, Tensor out);
+
+/// rows_out[i] = x[rows[i]]. x [T, H], rows_out [rows.size(), H].
+void GatherRows(Device& device, Tensor x, std::span<const int32_t> rows, Tensor rows_out);
+
+}  // namespace shardline::kernels
