@@ -1,0 +1,153 @@
+#include "parallel/mpi_calls.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <climits>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+
+namespace shardline::parallel {
+
+absl::Status FromMpi(int code, absl::string_view call) {
+  if (code == MPI_SUCCESS) return absl::OkStatus();
+  char text[MPI_MAX_ERROR_STRING] = {};
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  int error_class = MPI_ERR_UNKNOWN;
+  MPI_Error_class(code, &error_class);
+  const std::string message =
+      absl::StrCat(call, ": ", absl::string_view(text, static_cast<size_t>(length)));
+  switch (error_class) {
+    case MPI_ERR_TRUNCATE:
+    case MPI_ERR_ARG:
+    case MPI_ERR_BUFFER:
+    case MPI_ERR_COUNT:
+    case MPI_ERR_TYPE:
+    case MPI_ERR_TAG:
+    case MPI_ERR_RANK:
+    case MPI_ERR_ROOT:
+    case MPI_ERR_COMM:
+    case MPI_ERR_REQUEST:
+      return absl::InternalError(message);
+    default:
+      return absl::UnavailableError(message);
+  }
+}
+
+MpiBytes::MpiBytes(size_t size) {
+  if (size <= INT_MAX) {
+    count_ = static_cast<int>(size);
+    return;
+  }
+  constexpr size_t kBlock = size_t{1} << 30;
+  MPI_Datatype block = MPI_DATATYPE_NULL;
+  MPI_Type_contiguous(static_cast<int>(kBlock), MPI_BYTE, &block);
+  const int lengths[] = {static_cast<int>(size / kBlock), static_cast<int>(size % kBlock)};
+  const MPI_Aint places[] = {0, static_cast<MPI_Aint>(size / kBlock * kBlock)};
+  const MPI_Datatype types[] = {block, MPI_BYTE};
+  MPI_Type_create_struct(2, lengths, places, types, &type_);
+  MPI_Type_commit(&type_);
+  MPI_Type_free(&block);
+  count_ = 1;
+}
+
+MpiBytes::~MpiBytes() {
+  // MPI keeps the type until the calls that use it are complete.
+  if (type_ != MPI_BYTE) MPI_Type_free(&type_);
+}
+
+size_t MessageSize(const MPI_Status& status) {
+  MPI_Count size = 0;
+  MPI_Get_elements_x(&status, MPI_BYTE, &size);
+  return size == MPI_UNDEFINED ? 0 : static_cast<size_t>(size);
+}
+
+void Patience::Pause() {
+  using std::chrono::microseconds;
+  using std::chrono::steady_clock;
+  constexpr int kPolls = 200;
+  constexpr auto kYielding = microseconds(1000);
+  constexpr auto kLongestSleep = microseconds(200);
+  if (++polls_ < kPolls) return;
+  if (polls_ == kPolls) start_ = steady_clock::now();
+  const auto waited = steady_clock::now() - start_;
+  if (waited < kYielding) {
+    sched_yield();
+    return;
+  }
+  std::this_thread::sleep_for(std::min<steady_clock::duration>(waited / 32, kLongestSleep));
+}
+
+absl::Status Requests::Send(MPI_Comm comm, std::span<const std::byte> data, int to, int tag) {
+  const MpiBytes bytes(data.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  const int code = MPI_Isend(data.data(), bytes.count(), bytes.type(), to, tag, comm, &request);
+  if (code != MPI_SUCCESS) return FromMpi(code, "MPI_Isend");
+  requests_.push_back(request);
+  expected_.push_back({});
+  return absl::OkStatus();
+}
+
+absl::Status Requests::Receive(MPI_Comm comm, std::span<std::byte> data, int from, int tag) {
+  const MpiBytes bytes(data.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  const int code = MPI_Irecv(data.data(), bytes.count(), bytes.type(), from, tag, comm, &request);
+  if (code != MPI_SUCCESS) return FromMpi(code, "MPI_Irecv");
+  requests_.push_back(request);
+  expected_.push_back({.receive = true, .from = from, .size = data.size()});
+  return absl::OkStatus();
+}
+
+absl::Status Requests::Wait() {
+  if (requests_.empty()) return absl::OkStatus();
+  statuses_.resize(requests_.size());
+  Patience patience;
+  int code = MPI_SUCCESS;
+  for (int done = 0;;) {
+    code =
+        MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, statuses_.data());
+    if (done != 0 || code != MPI_SUCCESS) break;
+    patience.Pause();
+  }
+  absl::Status status = CheckReceived(code);
+  if (!status.ok()) {
+    // The rank ends after this. What can be withdrawn is, so that no late message is written to
+    // memory that the caller has freed.
+    for (MPI_Request& request : requests_) {
+      if (request == MPI_REQUEST_NULL) continue;
+      MPI_Cancel(&request);
+      MPI_Request_free(&request);
+    }
+  }
+  requests_.clear();
+  expected_.clear();
+  return status;
+}
+
+absl::Status Requests::CheckReceived(int code) {
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    // Fields of a status are set only for a receive that is complete, MPI_ERROR only when the call
+    // says so.
+    const int error = code == MPI_ERR_IN_STATUS ? statuses_[i].MPI_ERROR : MPI_SUCCESS;
+    if (error == MPI_ERR_PENDING) continue;
+    if (error == MPI_ERR_TRUNCATE) {
+      return absl::InternalError(absl::StrCat("message from rank ", expected_[i].from,
+                                              ": longer than the ", expected_[i].size,
+                                              " bytes expected"));
+    }
+    if (error != MPI_SUCCESS) return FromMpi(error, "waiting for a message");
+    if (code != MPI_SUCCESS || !expected_[i].receive) continue;
+    const size_t size = MessageSize(statuses_[i]);
+    if (size != expected_[i].size) {
+      return absl::InternalError(absl::StrCat("message from rank ", expected_[i].from, ": ", size,
+                                              " bytes, expected ", expected_[i].size));
+    }
+  }
+  return code == MPI_ERR_IN_STATUS
+             ? absl::InternalError("waiting for messages: an error that no message explains")
+             : FromMpi(code, "waiting for messages");
+}
+
+}  // namespace shardline::parallel

@@ -1,0 +1,75 @@
+#pragma once
+
+// For mpi_*.cc only: interface headers never include mpi.h.
+#define OMPI_SKIP_MPICXX 1
+#include <mpi.h>
+
+#include <chrono>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace shardline::parallel {
+
+/// OK, or `call` and MPI's own words: kInternal for what is our mistake (sizes, arguments),
+/// kUnavailable for the rest.
+absl::Status FromMpi(int code, absl::string_view call);
+
+/// Count and type that describe `size` bytes to MPI, whose counts are ints: beyond INT_MAX one
+/// element of a derived type. Movable only by not moving it.
+class MpiBytes {
+ public:
+  explicit MpiBytes(size_t size);
+  ~MpiBytes();
+  MpiBytes(const MpiBytes&) = delete;
+  MpiBytes& operator=(const MpiBytes&) = delete;
+
+  int count() const { return count_; }
+  MPI_Datatype type() const { return type_; }
+
+ private:
+  int count_ = 0;
+  MPI_Datatype type_ = MPI_BYTE;
+};
+
+/// Size of the message that `status` describes, whatever type it was received as.
+size_t MessageSize(const MPI_Status& status);
+
+/// How to wait for other ranks when there may be more ranks than cores: polls at first, then
+/// yields, then sleeps for a small share of the time already waited. The sleep costs a wait at most
+/// a few per cent, and a pipeline stage with nothing to do leaves its core to others.
+class Patience {
+ public:
+  void Pause();
+
+ private:
+  int polls_ = 0;
+  std::chrono::steady_clock::time_point start_;  // of the wait, set at the first clock reading
+};
+
+/// Point-to-point calls that complete together.
+class Requests {
+ public:
+  absl::Status Send(MPI_Comm comm, std::span<const std::byte> data, int to, int tag);
+  absl::Status Receive(MPI_Comm comm, std::span<std::byte> data, int from, int tag);
+  /// Waits for all of them, and forgets them. kInternal when a message received has another size
+  /// than its buffer.
+  absl::Status Wait();
+
+ private:
+  absl::Status CheckReceived(int code);
+
+  std::vector<MPI_Request> requests_;
+  std::vector<MPI_Status> statuses_;
+  struct Expected {
+    bool receive = false;
+    int from = 0;
+    size_t size = 0;
+  };
+  std::vector<Expected> expected_;  // one a request
+};
+
+}  // namespace shardline::parallel

@@ -1,0 +1,114 @@
+#include "parallel/mpi_outbox.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+namespace shardline::parallel {
+namespace {
+
+constexpr auto kDrivePause = std::chrono::microseconds(50);
+constexpr auto kCloseTimeout = std::chrono::seconds(3);
+
+}  // namespace
+
+MpiOutbox::~MpiOutbox() { Close(); }
+
+absl::Status MpiOutbox::Send(std::span<const std::byte> data, int to, int tag) {
+  std::unique_lock lock(mutex_);
+  if (under_way_ > 0) CollectSent();
+  if (!failure_.ok()) return failure_;
+  const size_t slot = FreeBuffer(data.size());
+  std::byte* buffer = buffers_[slot].bytes.get();
+  if (!data.empty()) std::memcpy(buffer, data.data(), data.size());
+  const MpiBytes bytes(data.size());
+  MPI_Request* request = &requests_[slot];
+  failure_ =
+      FromMpi(MPI_Isend(buffer, bytes.count(), bytes.type(), to, tag, comm_, request), "MPI_Isend");
+  if (!failure_.ok()) return failure_;
+  // A short message is gone already.
+  int done = 0;
+  failure_ = FromMpi(MPI_Test(request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+  if (!failure_.ok() || done != 0) return failure_;
+  ++under_way_;
+  if (!driver_.joinable()) driver_ = std::thread([this] { Drive(); });
+  lock.unlock();
+  changed_.notify_one();
+  return absl::OkStatus();
+}
+
+void MpiOutbox::CollectSent() {
+  int count = 0;
+  completed_.resize(requests_.size());
+  const int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count,
+                                completed_.data(), MPI_STATUSES_IGNORE);
+  if (code != MPI_SUCCESS && failure_.ok()) failure_ = FromMpi(code, "MPI_Testsome");
+  under_way_ = static_cast<int>(
+      std::count_if(requests_.begin(), requests_.end(),
+                    [](const MPI_Request& request) { return request != MPI_REQUEST_NULL; }));
+}
+
+size_t MpiOutbox::FreeBuffer(size_t size) {
+  size_t best = buffers_.size();
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    if (requests_[i] != MPI_REQUEST_NULL) continue;
+    if (best == buffers_.size()) best = i;
+    // The tightest that is large enough, or else the largest, which grows.
+    const size_t a = buffers_[i].capacity;
+    const size_t b = buffers_[best].capacity;
+    if (a >= size ? b < size || a < b : b < size && a > b) best = i;
+  }
+  if (best == buffers_.size()) {
+    buffers_.emplace_back();
+    requests_.push_back(MPI_REQUEST_NULL);
+  }
+  Buffer& buffer = buffers_[best];
+  if (buffer.capacity < size || buffer.bytes == nullptr) {
+    buffer.capacity = std::max<size_t>(size, 64);
+    buffer.bytes = std::make_unique_for_overwrite<std::byte[]>(buffer.capacity);
+  }
+  return best;
+}
+
+void MpiOutbox::Drive() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return closing_ || (under_way_ > 0 && failure_.ok()); });
+    if (closing_) return;
+    CollectSent();
+    if (under_way_ == 0) continue;
+    lock.unlock();
+    std::this_thread::sleep_for(kDrivePause);
+    lock.lock();
+  }
+}
+
+bool MpiOutbox::Close() {
+  {
+    std::lock_guard lock(mutex_);
+    if (closing_) return under_way_ == 0;
+    closing_ = true;
+  }
+  changed_.notify_all();
+  if (driver_.joinable()) driver_.join();
+
+  std::lock_guard lock(mutex_);
+  const auto deadline = std::chrono::steady_clock::now() + kCloseTimeout;
+  Patience patience;
+  while (under_way_ > 0 && failure_.ok() && std::chrono::steady_clock::now() < deadline) {
+    CollectSent();
+    patience.Pause();
+  }
+  if (under_way_ == 0) return true;
+  // OpenMPI cannot cancel a send, so these buffers stay readable until the process ends.
+  static auto* const undelivered = new std::vector<Buffer>;
+  static std::mutex undelivered_mutex;
+  std::lock_guard undelivered_lock(undelivered_mutex);
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    if (requests_[i] != MPI_REQUEST_NULL) undelivered->push_back(std::move(buffers_[i]));
+  }
+  return false;
+}
+
+}  // namespace shardline::parallel
