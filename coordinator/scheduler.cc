@@ -1,0 +1,252 @@
+#include "coordinator/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace shardline::coordinator {
+
+Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits) {}
+
+absl::Status Scheduler::Add(SequenceRequest request) {
+  if (waiting() >= limits_.max_queued_requests) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: ", waiting(), " requests wait (--max-queued-requests ",
+                     limits_.max_queued_requests, "); try again later"));
+  }
+  const int64_t tokens = static_cast<int64_t>(request.prompt.size());
+  if (waiting() > 0 && waiting_tokens_ + tokens > limits_.max_queued_tokens) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: ", waiting_tokens_,
+                     " prompt tokens wait (--max-queued-tokens ", limits_.max_queued_tokens,
+                     "); try again later"));
+  }
+  Sequence sequence;
+  sequence.id = request.id;
+  sequence.prompt_length = static_cast<int>(request.prompt.size());
+  sequence.tokens = std::move(request.prompt);
+  sequence.max_tokens = request.max_tokens;
+  sequence.stop_tokens = std::move(request.stop_tokens);
+  sequence.sampling = request.sampling;
+  waiting_tokens_ += tokens;
+  by_id_[sequence.id] = waiting_.insert(waiting_.end(), std::move(sequence));
+  return absl::OkStatus();
+}
+
+bool Scheduler::Abort(uint64_t id) {
+  const auto found = by_id_.find(id);
+  if (found == by_id_.end()) return false;
+  const SequencePtr sequence = found->second;
+  by_id_.erase(found);
+  if (sequence->slot >= 0) {
+    Release(*sequence);
+    running_.erase(sequence);
+  } else {
+    waiting_tokens_ -= static_cast<int64_t>(sequence->tokens.size());
+    waiting_.erase(sequence);
+  }
+  return true;
+}
+
+void Scheduler::StartReplica(const ReplicaCapacity& capacity, uint64_t epoch) {
+  StopReplica();
+  capacity_ = capacity;
+  epoch_ = epoch;
+  blocks_.emplace(capacity.kv_blocks);
+  free_slots_.clear();
+  for (int slot = limits_.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+}
+
+void Scheduler::StopReplica() {
+  while (!running_.empty()) Preempt(std::prev(running_.end()));
+  in_flight_.clear();
+  slots_to_free_.clear();
+  blocks_.reset();
+}
+
+void Scheduler::Release(Sequence& sequence) {
+  blocks_->Free(sequence.blocks);
+  slots_to_free_.push_back(sequence.slot);
+  free_slots_.push_back(sequence.slot);
+  sequence.slot = -1;
+}
+
+void Scheduler::Preempt(SequencePtr sequence) {
+  Release(*sequence);
+  sequence->computed = 0;
+  sequence->sampling_in_flight = 0;
+  waiting_tokens_ += static_cast<int64_t>(sequence->tokens.size());
+  waiting_.splice(waiting_.begin(), running_, sequence);
+  ++resumed_;
+}
+
+bool Scheduler::EnsureBlocks(SequencePtr sequence, int length, v1::StepPlan& plan,
+                             v1::SlotWork& work) {
+  const int missing = BlocksFor(length) - static_cast<int>(sequence->blocks.size());
+  if (missing <= 0) return true;
+  while (blocks_->free() < missing) {
+    // The newest sequence gives way; one that this step already works on cannot.
+    const SequencePtr victim = std::prev(running_.end());
+    if (victim == sequence || victim->last_planned_step == plan.step()) return false;
+    Preempt(victim);
+  }
+  const size_t before = sequence->blocks.size();
+  blocks_->Allocate(missing, sequence->blocks);
+  for (size_t i = before; i < sequence->blocks.size(); ++i) {
+    work.add_new_blocks(sequence->blocks[i]);
+  }
+  return true;
+}
+
+void Scheduler::AddWork(SequencePtr sequence, int count, v1::StepPlan& plan,
+                        InFlightStep& record) {
+  v1::SlotWork work;
+  if (!EnsureBlocks(sequence, sequence->computed + count, plan, work)) return;
+  work.set_slot(sequence->slot);
+  work.set_position(sequence->computed);
+  const int known = static_cast<int>(sequence->tokens.size());
+  for (int i = sequence->computed; i < std::min(known, sequence->computed + count); ++i) {
+    work.add_tokens(sequence->tokens[i]);
+  }
+  sequence->computed += count;
+  sequence->last_planned_step = plan.step();
+  if (sequence->computed == sequence->PlannedLength()) {
+    work.set_sample(true);
+    sequence->sampling_in_flight += 1;
+    sequence->last_sampled_step = plan.step();
+    record.samplers.push_back({sequence->id, sequence->life, sequence->slot});
+  }
+  *plan.add_work() = std::move(work);
+}
+
+void Scheduler::PlanDecodes(v1::StepPlan& plan, InFlightStep& record, int& budget) {
+  // Spread over the pipeline's steps in flight: a step takes its share, not all that could run.
+  const int share = (running() + capacity_.stages - 1) / capacity_.stages;
+  int taken = 0;
+  for (SequencePtr it = running_.begin(); it != running_.end() && budget > 0 && taken < share;) {
+    const SequencePtr sequence = it;
+    const bool decodes = sequence->computed + 1 == sequence->PlannedLength();
+    const bool token_arrived =
+        sequence->sampling_in_flight == 0 ||
+        plan.step() - sequence->last_sampled_step >= static_cast<uint64_t>(capacity_.stages);
+    if (decodes && token_arrived && !sequence->SampledAll()) {
+      const int before = plan.work_size();
+      AddWork(sequence, 1, plan, record);
+      if (plan.work_size() > before) {
+        --budget;
+        ++taken;
+      } else if (std::next(sequence) == running_.end() && blocks_->free() == 0) {
+        // The newest itself lacks a block: it gives way, unless it is alone with what is left.
+        if (sequence != running_.begin()) Preempt(sequence);
+        break;
+      }
+    }
+    ++it;
+  }
+}
+
+void Scheduler::PlanPrefills(v1::StepPlan& plan, InFlightStep& record, int& budget) {
+  for (SequencePtr it = running_.begin(); it != running_.end() && budget > 0; ++it) {
+    if (it->last_planned_step == plan.step() || it->sampling_in_flight > 0) continue;
+    const int left = static_cast<int>(it->tokens.size()) - it->computed;
+    if (left <= 1) continue;  // a decode
+    const int count = std::min(left, budget);
+    const int before = plan.work_size();
+    AddWork(it, count, plan, record);
+    if (plan.work_size() > before) budget -= count;
+  }
+}
+
+void Scheduler::Admit(v1::StepPlan& plan, InFlightStep& record, int& budget) {
+  while (budget > 0 && !waiting_.empty() && !free_slots_.empty()) {
+    const SequencePtr sequence = waiting_.begin();
+    const int length = static_cast<int>(sequence->tokens.size());
+    // Room for all its tokens and the next, or it would only preempt or be preempted at once.
+    if (BlocksFor(length + 1) > blocks_->free()) return;
+    sequence->slot = free_slots_.back();
+    free_slots_.pop_back();
+    sequence->life += 1;
+    sequence->last_sampled_step = 0;
+    waiting_tokens_ -= length;
+    running_.splice(running_.end(), waiting_, sequence);
+
+    v1::SlotStart& start = *plan.add_starts();
+    start.set_slot(sequence->slot);
+    *start.mutable_sampling() = sequence->sampling;
+    const int count = std::min(length, budget);
+    AddWork(sequence, count, plan, record);
+    budget -= count;
+  }
+}
+
+std::optional<v1::StepPlan> Scheduler::Schedule() {
+  if (!blocks_ || outstanding_steps() > capacity_.stages) return std::nullopt;
+  v1::StepPlan plan;
+  plan.set_epoch(epoch_);
+  plan.set_step(next_step_);
+  InFlightStep record{next_step_, {}};
+  int budget = limits_.max_num_batched_tokens;
+  PlanDecodes(plan, record, budget);
+  PlanPrefills(plan, record, budget);
+  Admit(plan, record, budget);
+  if (plan.work_size() == 0) return std::nullopt;
+  for (const uint32_t slot : slots_to_free_) plan.add_freed_slots(slot);
+  slots_to_free_.clear();
+  ++next_step_;
+  in_flight_.push_back(std::move(record));
+  return plan;
+}
+
+absl::StatusOr<std::vector<TokenEvent>> Scheduler::Commit(const v1::StepResult& result) {
+  if (in_flight_.empty() || in_flight_.front().step != result.step()) {
+    return absl::InternalError(absl::StrCat(
+        "result of step ", result.step(), " where ",
+        in_flight_.empty() ? "none was outstanding"
+                           : absl::StrCat("step ", in_flight_.front().step, " was expected")));
+  }
+  const InFlightStep& record = in_flight_.front();
+  if (result.sampled_size() != static_cast<int>(record.samplers.size())) {
+    return absl::InternalError(absl::StrCat("step ", result.step(), " answered with ",
+                                            result.sampled_size(), " tokens where ",
+                                            record.samplers.size(), " were asked for"));
+  }
+  for (int i = 0; i < result.sampled_size(); ++i) {
+    const v1::SampledToken& sampled = result.sampled(i);
+    if (static_cast<int>(sampled.slot()) != record.samplers[i].slot ||
+        sampled.token() >= static_cast<uint32_t>(capacity_.vocabulary)) {
+      return absl::InternalError(absl::StrCat("step ", result.step(), " answered token ",
+                                              sampled.token(), " for slot ", sampled.slot(),
+                                              " where slot ", record.samplers[i].slot,
+                                              " and a token below ", capacity_.vocabulary,
+                                              " were expected"));
+    }
+  }
+  std::vector<TokenEvent> events;
+  for (int i = 0; i < result.sampled_size(); ++i) {
+    const Sampler& sampler = record.samplers[i];
+    const auto found = by_id_.find(sampler.id);
+    // Ended, or preempted since: a preempted sequence samples the same token again.
+    if (found == by_id_.end() || found->second->life != sampler.life || found->second->slot < 0) {
+      continue;
+    }
+    Sequence& sequence = *found->second;
+    const int32_t token = static_cast<int32_t>(result.sampled(i).token());
+    sequence.sampling_in_flight -= 1;
+    sequence.tokens.push_back(token);
+    TokenEvent event{sequence.id, token, std::nullopt};
+    if (std::find(sequence.stop_tokens.begin(), sequence.stop_tokens.end(), token) !=
+        sequence.stop_tokens.end()) {
+      event.finished = FinishReason::kStop;
+    } else if (static_cast<int>(sequence.tokens.size()) - sequence.prompt_length >=
+               sequence.max_tokens) {
+      event.finished = FinishReason::kLength;
+    }
+    if (event.finished) Abort(sequence.id);
+    events.push_back(event);
+  }
+  in_flight_.pop_front();
+  return events;
+}
+
+}  // namespace shardline::coordinator
