@@ -1,0 +1,113 @@
+// shardline-coordinator: owns requests; see docs/flow.md.
+#include <csignal>
+#include <ctime>
+#include <iostream>
+
+#include <CLI/CLI.hpp>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "coordinator/server.h"
+
+namespace {
+
+using shardline::coordinator::Server;
+using shardline::coordinator::ServerConfig;
+
+// Exit codes as `shardline --help` lists them.
+constexpr int kExitUsage = 2;
+constexpr int kExitStart = 7;
+
+void AddFlags(CLI::App& app, ServerConfig& config) {
+  const auto option = [&app](const std::string& name, auto& value, const std::string& help) {
+    std::string variable = "SHARDLINE_" + name;
+    for (char& c : variable) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
+    app.add_option("--" + name, value, help)->envname(variable)->capture_default_str();
+  };
+  const auto seconds = [&app](const std::string& name, std::chrono::seconds& value,
+                              const std::string& help) {
+    std::string variable = "SHARDLINE_" + name;
+    for (char& c : variable) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
+    app.add_option_function<int>(
+           "--" + name, [&value](int count) { value = std::chrono::seconds(count); }, help)
+        ->envname(variable)
+        ->check(CLI::Range(1, 86400))
+        ->default_str(std::to_string(value.count()));
+  };
+  app.add_option("MODEL", config.model_path,
+                 "A .gguf file or a Hugging Face directory; the ranks must see the same path")
+      ->required()
+      ->envname("SHARDLINE_MODEL");
+  option("listen", config.listen, "Address and port for clients and ranks; port 0: a free one");
+  option("served-model-name", config.served_model_name, "Name for clients (default: from the path)");
+  option("tensor-parallel-size", config.layout.tp, "Ranks that share each layer");
+  option("pipeline-parallel-size", config.layout.pp, "Stages that the layers are split in");
+  option("data-parallel-size", config.layout.dp, "Data-parallel groups of a stage");
+  option("dtype", config.dtype, "Weights: auto (as stored), float32, bfloat16");
+  option("kv-cache-dtype", config.kv_cache_dtype,
+         "KV cache: auto (float32 with --dtype float32, else bfloat16), float32, bfloat16");
+  option("kv-cache-memory", config.kv_cache_memory, "Bytes of KV cache a rank; 0: automatic");
+  option("max-model-len", config.max_model_len,
+         "Longest prompt and answer together, in tokens; 0: the model's, at most 8192");
+  option("max-num-seqs", config.limits.max_num_seqs, "Sequences that run at once");
+  option("max-num-batched-tokens", config.limits.max_num_batched_tokens,
+         "Tokens in one step: longer prompts are processed in chunks");
+  option("max-queued-requests", config.limits.max_queued_requests, "Requests that may wait");
+  option("max-queued-tokens", config.limits.max_queued_tokens, "Prompt tokens that may wait");
+  seconds("attach-timeout", config.attach_timeout, "Seconds from the first rank to the last");
+  seconds("step-timeout", config.step_timeout, "Seconds until a silent replica counts as lost");
+  seconds("drain-timeout", config.drain_timeout, "Seconds that running requests get at a stop");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  ServerConfig config;
+  std::string log_level = "info";
+  CLI::App app("Shardline coordinator: schedules requests over the ranks of a replica and serves "
+               "them over gRPC.\nStart ranks with: mpirun -n N shardline-worker --coordinator "
+               "HOST:PORT\n`shardline up MODEL` does both on one machine.");
+  app.set_version_flag("--version", SHARDLINE_VERSION);
+  AddFlags(app, config);
+  app.add_option("--log-level", log_level, "trace, debug, info, warn, error")
+      ->envname("SHARDLINE_LOG_LEVEL")
+      ->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kExitUsage;
+  }
+  spdlog::set_default_logger(spdlog::stderr_color_mt("coordinator"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %n: %v");
+  spdlog::set_level(spdlog::level::from_str(log_level));
+
+  // Blocked in every thread; this one takes them in with sigtimedwait.
+  sigset_t stop_signals;
+  sigemptyset(&stop_signals);
+  sigaddset(&stop_signals, SIGINT);
+  sigaddset(&stop_signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(config);
+  if (!server.ok()) {
+    std::cerr << "error: " << server.status().message() << std::endl;
+    return server.status().code() == absl::StatusCode::kUnavailable ? kExitStart : kExitUsage;
+  }
+  const std::string host = config.listen.substr(0, config.listen.rfind(':'));
+  std::cout << "listening on " << host << ":" << (*server)->port() << std::endl;
+  spdlog::info("model {}: waiting for {} ranks", (*server)->model_name(), config.layout.world());
+
+  const timespec tick{0, 200'000'000};
+  while (true) {
+    const int signal = sigtimedwait(&stop_signals, nullptr, &tick);
+    if (signal == SIGINT || signal == SIGTERM) break;
+    (*server)->Tick();
+  }
+  spdlog::info("stopping: running requests get {} s", config.drain_timeout.count());
+  // A second signal ends the wait.
+  pthread_sigmask(SIG_UNBLOCK, &stop_signals, nullptr);
+  (*server)->Stop(/*now=*/false);
+  spdlog::info("stopped");
+  return 0;
+}

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "coordinator/scheduler.h"
+#include "model/model.h"
+#include "shardline/v1/generation.pb.h"
+
+namespace shardline::coordinator {
+
+/// The model behind the API: its name, its limits, its text functions. Immutable and thread-safe.
+struct ServedModel {
+  std::string name;
+  model::Model model;
+  int max_model_len = 0;
+};
+
+/// A client's request, checked and translated.
+struct PreparedRequest {
+  SequenceRequest sequence;       // id not yet set
+  std::vector<std::string> stop;  // stop texts
+};
+
+/// Checks every field and makes token ids of the input. Errors: kInvalidArgument naming field and
+/// value, kNotFound for another model's name, kFailedPrecondition when the model lacks a tokenizer
+/// or a chat template that the input needs.
+absl::StatusOr<PreparedRequest> Prepare(const ServedModel& served,
+                                        const v1::GenerateRequest& request);
+
+/// kNotFound unless `name` is empty or the served model's.
+absl::Status CheckModelName(const ServedModel& served, const std::string& name);
+
+/// The chat template's rendering of `chat`, ending where the assistant begins.
+absl::StatusOr<std::string> RenderChat(const ServedModel& served, const v1::Chat& chat);
+
+/// Token ids of a text or of a rendered chat.
+absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& served, const std::string& text,
+                                                bool parse_special);
+absl::StatusOr<std::vector<int32_t>> EncodeRenderedChat(const ServedModel& served,
+                                                        const std::string& rendered);
+
+}  // namespace shardline::coordinator

@@ -1,0 +1,215 @@
+#include "coordinator/server.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <spdlog/spdlog.h>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/engine.h"
+#include "coordinator/replica.h"
+#include "coordinator/served_model.h"
+#include "coordinator/services.h"
+#include "coordinator/worker_service.h"
+#include "model/spec.h"
+
+namespace shardline::coordinator {
+namespace {
+
+constexpr int kDefaultMaxModelLen = 8192;
+
+template <typename T>
+absl::Status CheckAtLeast(const char* flag, T value, T least) {
+  if (value >= least) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " is ", value, "; it must be at least ", least));
+}
+
+absl::Status CheckOneOf(const char* flag, const std::string& value,
+                        std::initializer_list<const char*> allowed) {
+  std::string list;
+  for (const char* one : allowed) {
+    if (value == one) return absl::OkStatus();
+    absl::StrAppend(&list, list.empty() ? "" : ", ", one);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " is \"", value, "\"; it must be one of ", list));
+}
+
+/// Tensor and pipeline sizes must suit the model: found before any rank starts.
+absl::Status CheckLayout(const model::ModelSpec& spec, const parallel::Layout& layout) {
+  return parallel::PlanShards(model::DimsOf(spec, 1), layout).status();
+}
+
+absl::StatusOr<ServedModel> OpenServedModel(const ServerConfig& config) {
+  absl::StatusOr<model::Model> model = model::OpenModel(config.model_path);
+  if (!model.ok()) return model.status();
+  const model::ModelSpec& spec = model->family.spec;
+  const absl::Status fits = CheckLayout(spec, config.layout);
+  if (!fits.ok()) return fits;
+
+  ServedModel served;
+  std::filesystem::path path(config.model_path);
+  if (!path.has_filename()) path = path.parent_path();
+  served.name = config.served_model_name;
+  if (served.name.empty()) {
+    served.name = path.extension() == ".gguf" ? path.stem() : path.filename();
+  }
+  served.max_model_len =
+      config.max_model_len > 0
+          ? config.max_model_len
+          : static_cast<int>(std::min<int64_t>(spec.max_positions, kDefaultMaxModelLen));
+  if (served.max_model_len > spec.max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-model-len is ", served.max_model_len,
+                                                   "; the model was made for at most ",
+                                                   spec.max_positions, " positions"));
+  }
+  served.model = *std::move(model);
+  if (!served.model.chat_template_error.empty()) {
+    spdlog::warn("the chat template cannot be used: {}", served.model.chat_template_error);
+  }
+  return served;
+}
+
+v1::LoadPlan MakeLoadPlan(const ServerConfig& config, const ServedModel& served) {
+  v1::LoadPlan plan;
+  plan.set_model_path(std::filesystem::absolute(config.model_path));
+  plan.set_fingerprint(served.model.checkpoint->Fingerprint());
+  plan.set_pipeline_parallel_size(config.layout.pp);
+  plan.set_data_parallel_size(config.layout.dp);
+  plan.set_tensor_parallel_size(config.layout.tp);
+  plan.set_dtype(config.dtype);
+  plan.set_kv_cache_dtype(config.kv_cache_dtype != "auto" ? config.kv_cache_dtype
+                          : config.dtype == "float32"     ? "float32"
+                                                          : "bfloat16");
+  plan.set_block_size(config.limits.block_size);
+  plan.set_max_num_seqs(config.limits.max_num_seqs);
+  plan.set_max_num_batched_tokens(config.limits.max_num_batched_tokens);
+  plan.set_max_model_len(served.max_model_len);
+  plan.set_kv_cache_bytes(config.kv_cache_memory);
+  return plan;
+}
+
+class GrpcServer : public Server {
+ public:
+  GrpcServer(const ServerConfig& config, ServedModel served)
+      : config_(config),
+        served_(std::move(served)),
+        engine_({config.limits, config.step_timeout}),
+        replica_(std::make_shared<Replica>(
+            ReplicaOptions{config.layout, MakeLoadPlan(config, served_),
+                           static_cast<int32_t>(served_.model.family.spec.vocabulary),
+                           config.attach_timeout},
+            engine_, [this](bool serving) { SetServing(serving); })),
+        generation_(MakeGenerationService(served_, engine_)),
+        admin_(MakeAdminService(served_, engine_, *replica_)),
+        worker_(MakeWorkerService(replica_)) {}
+
+  ~GrpcServer() override { Stop(/*now=*/true); }
+
+  absl::Status Listen() {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    // A second server on the port must be an error, not a silent sharing of its connections.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+    builder.AddListeningPort(config_.listen, grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(generation_.get());
+    builder.RegisterService(admin_.get());
+    builder.RegisterService(worker_.get());
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port_ == 0) {
+      server_.reset();
+      return absl::UnavailableError(absl::StrCat(
+          "cannot listen on ", config_.listen,
+          ": the port is taken or the address is not this host's; choose another with --listen "
+          "(port 0 takes a free one)"));
+    }
+    SetServing(false);
+    return absl::OkStatus();
+  }
+
+  int port() const override { return port_; }
+  const std::string& model_name() const override { return served_.name; }
+  void Tick() override { replica_->CheckTimeouts(); }
+
+  void Stop(bool now) override {
+    if (server_ == nullptr) return;
+    SetServing(false);
+    engine_.StopAccepting();
+    if (!now && !engine_.WaitUntilIdle(config_.drain_timeout)) {
+      spdlog::warn("requests still run after {} s (--drain-timeout); they are cut off",
+                   config_.drain_timeout.count());
+    }
+    replica_->Shutdown("the coordinator stops");
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
+    server_.reset();
+  }
+
+ private:
+  void SetServing(bool serving) {
+    grpc::HealthCheckServiceInterface* health =
+        server_ == nullptr ? nullptr : server_->GetHealthCheckService();
+    if (health == nullptr) return;
+    health->SetServingStatus("", serving);
+    health->SetServingStatus("shardline.v1.Generation", serving);
+  }
+
+  const ServerConfig config_;
+  const ServedModel served_;
+  Engine engine_;
+  std::shared_ptr<Replica> replica_;
+  std::unique_ptr<grpc::Service> generation_, admin_, worker_;
+  std::unique_ptr<grpc::Server> server_;
+  int port_ = 0;
+};
+
+}  // namespace
+
+absl::Status ServerConfig::Validate() const {
+  absl::Status status = parallel::Validate(layout);
+  if (status.ok() && layout.dp != 1) {
+    status = absl::InvalidArgumentError(
+        "--data-parallel-size must be 1: only mixture-of-experts models can use more");
+  }
+  if (status.ok()) status = CheckOneOf("--dtype", dtype, {"auto", "float32", "bfloat16"});
+  if (status.ok()) {
+    status = CheckOneOf("--kv-cache-dtype", kv_cache_dtype, {"auto", "float32", "bfloat16"});
+  }
+  if (status.ok()) status = CheckAtLeast<int64_t>("--kv-cache-memory", kv_cache_memory, 0);
+  if (status.ok()) status = CheckAtLeast("--max-model-len", max_model_len, 0);
+  if (status.ok()) status = CheckAtLeast("--max-num-seqs", limits.max_num_seqs, 1);
+  if (status.ok()) {
+    status = CheckAtLeast("--max-num-batched-tokens", limits.max_num_batched_tokens, 1);
+  }
+  if (status.ok()) status = CheckAtLeast("--max-queued-requests", limits.max_queued_requests, 1);
+  if (status.ok()) {
+    status = CheckAtLeast<int64_t>("--max-queued-tokens", limits.max_queued_tokens, 1);
+  }
+  if (status.ok() && (limits.max_num_seqs > 65536 || limits.max_num_batched_tokens > (1 << 20))) {
+    status = absl::InvalidArgumentError(
+        "--max-num-seqs may be 65536 and --max-num-batched-tokens 1048576 at most");
+  }
+  return status;
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config) {
+  const absl::Status valid = config.Validate();
+  if (!valid.ok()) return valid;
+  absl::StatusOr<ServedModel> served = OpenServedModel(config);
+  if (!served.ok()) return served.status();
+  auto server = std::make_unique<GrpcServer>(config, *std::move(served));
+  const absl::Status listening = server->Listen();
+  if (!listening.ok()) return listening;
+  return server;
+}
+
+}  // namespace shardline::coordinator

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "coordinator/scheduler.h"
+#include "parallel/layout.h"
+
+namespace shardline::coordinator {
+
+/// What the operator chooses. Filled in main.cc from flags and environment, const afterwards.
+struct ServerConfig {
+  std::string model_path;
+  std::string served_model_name;  // empty: the last part of the path
+  std::string listen = "127.0.0.1:50051";
+
+  parallel::Layout layout;
+  std::string dtype = "auto";           // auto (as stored), float32, bfloat16
+  std::string kv_cache_dtype = "auto";  // auto (float32 with dtype float32, else bfloat16), ...
+  int64_t kv_cache_memory = 0;          // bytes a rank; 0: what the host allows
+  int max_model_len = 0;                // tokens; 0: the model's own
+  SchedulerLimits limits;
+
+  std::chrono::seconds attach_timeout{60};
+  std::chrono::seconds step_timeout{60};
+  std::chrono::seconds drain_timeout{30};
+
+  /// kInvalidArgument naming the flag, its value and what is allowed.
+  absl::Status Validate() const;
+};
+
+/// The coordinator: opens the model, listens, serves until told to stop.
+class Server {
+ public:
+  /// Everything that can be wrong with model, layout or address is found here.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerConfig& config);
+  virtual ~Server() = default;
+
+  /// The port that is listened on.
+  virtual int port() const = 0;
+  virtual const std::string& model_name() const = 0;
+  /// To be called now and then: notices ranks that never attach.
+  virtual void Tick() = 0;
+  /// Stops accepting, reports NOT_SERVING, lets what runs finish within the drain timeout (or at
+  /// once when `now`), lets the ranks go and stops listening.
+  virtual void Stop(bool now) = 0;
+};
+
+}  // namespace shardline::coordinator

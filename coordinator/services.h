@@ -1,0 +1,22 @@
+#pragma once
+
+#include <memory>
+
+#include "coordinator/engine.h"
+#include "coordinator/replica.h"
+#include "coordinator/served_model.h"
+
+namespace grpc {
+class Service;
+}
+
+namespace shardline::coordinator {
+
+/// The Generation service. What it is given must outlive it.
+std::unique_ptr<grpc::Service> MakeGenerationService(const ServedModel& served, Engine& engine);
+
+/// The Admin service. What it is given must outlive it.
+std::unique_ptr<grpc::Service> MakeAdminService(const ServedModel& served, const Engine& engine,
+                                                const Replica& replica);
+
+}  // namespace shardline::coordinator
