@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -64,20 +65,55 @@ size_t MessageSize(const MPI_Status& status) {
   return size == MPI_UNDEFINED ? 0 : static_cast<size_t>(size);
 }
 
-void Patience::Pause() {
-  using std::chrono::microseconds;
-  using std::chrono::steady_clock;
+void Patience::Yield() {
   constexpr int kPolls = 200;
-  constexpr auto kYielding = microseconds(1000);
-  constexpr auto kLongestSleep = microseconds(200);
+  if (++polls_ > kPolls) sched_yield();
+}
+
+void Patience::Doze(std::chrono::microseconds longest_nap) {
+  constexpr int kPolls = 200;
+  constexpr auto kAwake = std::chrono::milliseconds(5);
+  constexpr std::chrono::microseconds kShortestNap(50);
   if (++polls_ < kPolls) return;
-  if (polls_ == kPolls) start_ = steady_clock::now();
-  const auto waited = steady_clock::now() - start_;
-  if (waited < kYielding) {
+  const auto now = std::chrono::steady_clock::now();
+  if (polls_ == kPolls) start_ = now;
+  const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(now - start_);
+  if (waited < kAwake) {
     sched_yield();
     return;
   }
-  std::this_thread::sleep_for(std::min<steady_clock::duration>(waited / 32, kLongestSleep));
+  // A small share of the time already waited: a message comes at most that much later.
+  std::this_thread::sleep_for(std::max(kShortestNap, std::min(longest_nap, waited / 64)));
+}
+
+absl::Status ReceiveMessage(MPI_Comm comm, std::span<std::byte> data, int from, int tag) {
+  // Probing first tells when the message has arrived, from when on only polling is fast, and its
+  // size.
+  Patience arrival;
+  MPI_Message message = MPI_MESSAGE_NULL;
+  MPI_Status status;
+  for (;;) {
+    int found = 0;
+    const int code = MPI_Improbe(from, tag, comm, &found, &message, &status);
+    if (code != MPI_SUCCESS) return FromMpi(code, "MPI_Improbe");
+    if (found != 0) break;
+    arrival.Doze(std::chrono::milliseconds(1));
+  }
+  const size_t size = MessageSize(status);
+  if (size != data.size()) {
+    return absl::InternalError(absl::StrCat("message from rank ", from, " with tag ", tag, ": ",
+                                            size, " bytes, expected ", data.size()));
+  }
+  const MpiBytes bytes(size);
+  MPI_Request request = MPI_REQUEST_NULL;
+  int code = MPI_Imrecv(data.data(), bytes.count(), bytes.type(), &message, &request);
+  Patience transfer;
+  for (int done = 0; code == MPI_SUCCESS;) {
+    code = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+    if (done != 0) break;
+    transfer.Yield();
+  }
+  return FromMpi(code, "MPI_Imrecv");
 }
 
 absl::Status Requests::Send(MPI_Comm comm, std::span<const std::byte> data, int to, int tag) {
@@ -109,7 +145,7 @@ absl::Status Requests::Wait() {
     code =
         MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, statuses_.data());
     if (done != 0 || code != MPI_SUCCESS) break;
-    patience.Pause();
+    patience.Yield();
   }
   absl::Status status = CheckReceived(code);
   if (!status.ok()) {

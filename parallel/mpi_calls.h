@@ -19,7 +19,7 @@ namespace shardline::parallel {
 absl::Status FromMpi(int code, absl::string_view call);
 
 /// Count and type that describe `size` bytes to MPI, whose counts are ints: beyond INT_MAX one
-/// element of a derived type. Movable only by not moving it.
+/// element of a derived type.
 class MpiBytes {
  public:
   explicit MpiBytes(size_t size);
@@ -38,17 +38,23 @@ class MpiBytes {
 /// Size of the message that `status` describes, whatever type it was received as.
 size_t MessageSize(const MPI_Status& status);
 
-/// How to wait for other ranks when there may be more ranks than cores: polls at first, then
-/// yields, then sleeps for a small share of the time already waited. The sleep costs a wait at most
-/// a few per cent, and a pipeline stage with nothing to do leaves its core to others.
+/// How to wait for other ranks when there may be more ranks than cores.
 class Patience {
  public:
-  void Pause();
+  /// Polls at first, then gives the core to whoever wants it.
+  void Yield();
+  /// As Yield, and after some milliseconds sleeps between polls: a pipeline stage with nothing to
+  /// do must not burn a core. Only for waiting until something starts: a transfer under way moves
+  /// on by polling.
+  void Doze(std::chrono::microseconds longest_nap);
 
  private:
   int polls_ = 0;
   std::chrono::steady_clock::time_point start_;  // of the wait, set at the first clock reading
 };
+
+/// Waits for a message of exactly data.size() bytes; another size is kInternal.
+absl::Status ReceiveMessage(MPI_Comm comm, std::span<std::byte> data, int from, int tag);
 
 /// Point-to-point calls that complete together.
 class Requests {

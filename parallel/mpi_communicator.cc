@@ -115,9 +115,8 @@ class MpiCommunicator final : public Communicator {
   }
 
   absl::Status Receive(std::span<std::byte> data, int from, int tag) override {
-    absl::Status status = CheckAddress(from, tag);
-    status.Update(status.ok() ? requests_.Receive(comm_, data, from, tag) : status);
-    return status.ok() ? requests_.Wait() : status;
+    if (absl::Status status = CheckAddress(from, tag); !status.ok()) return status;
+    return ReceiveMessage(comm_, data, from, tag);
   }
 
   absl::StatusOr<std::unique_ptr<Communicator>> Split(int color) override {

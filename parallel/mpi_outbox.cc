@@ -2,13 +2,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
 namespace shardline::parallel {
 namespace {
 
-constexpr auto kDrivePause = std::chrono::microseconds(50);
+// Short, as a transfer may have begun: nothing tells but its end.
+constexpr auto kLongestNap = std::chrono::microseconds(50);
 constexpr auto kCloseTimeout = std::chrono::seconds(3);
 
 }  // namespace
@@ -32,6 +34,7 @@ absl::Status MpiOutbox::Send(std::span<const std::byte> data, int to, int tag) {
   failure_ = FromMpi(MPI_Test(request, &done, MPI_STATUS_IGNORE), "MPI_Test");
   if (!failure_.ok() || done != 0) return failure_;
   ++under_way_;
+  ++sends_;
   if (!driver_.joinable()) driver_ = std::thread([this] { Drive(); });
   lock.unlock();
   changed_.notify_one();
@@ -73,14 +76,17 @@ size_t MpiOutbox::FreeBuffer(size_t size) {
 
 void MpiOutbox::Drive() {
   std::unique_lock lock(mutex_);
-  for (;;) {
+  while (!closing_) {
     changed_.wait(lock, [&] { return closing_ || (under_way_ > 0 && failure_.ok()); });
-    if (closing_) return;
-    CollectSent();
-    if (under_way_ == 0) continue;
-    lock.unlock();
-    std::this_thread::sleep_for(kDrivePause);
-    lock.lock();
+    // Counts from the latest Send, whose receiver is usually waiting.
+    const uint64_t sends = sends_;
+    Patience patience;
+    while (!closing_ && under_way_ > 0 && sends == sends_) {
+      CollectSent();
+      lock.unlock();
+      patience.Doze(kLongestNap);
+      lock.lock();
+    }
   }
 }
 
@@ -98,7 +104,7 @@ bool MpiOutbox::Close() {
   Patience patience;
   while (under_way_ > 0 && failure_.ok() && std::chrono::steady_clock::now() < deadline) {
     CollectSent();
-    patience.Pause();
+    patience.Doze(kLongestNap);
   }
   if (under_way_ == 0) return true;
   // OpenMPI cannot cancel a send, so these buffers stay readable until the process ends.

@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -37,7 +38,7 @@ class MpiOutbox {
   bool Close();
 
  private:
-  /// Guarded by mutex_, as all of these.
+  /// With mutex_ held, these two.
   void CollectSent();
   size_t FreeBuffer(size_t size);
   void Drive();
@@ -55,6 +56,7 @@ class MpiOutbox {
   std::vector<MPI_Request> requests_;  // one a buffer, MPI_REQUEST_NULL when it is free
   std::vector<int> completed_;
   int under_way_ = 0;
+  uint64_t sends_ = 0;  // that were not complete at once
   bool closing_ = false;
   absl::Status failure_;
 

@@ -6,8 +6,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <functional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -21,10 +24,12 @@ struct Times {
   double p99 = 0;
 };
 
-Times Measure(int repeats, const std::function<void()>& call) {
+Times Measure(
+    int repeats, const std::function<void()>& call, const std::function<void()>& before = [] {}) {
   for (int i = 0; i < repeats / 10; ++i) call();
   std::vector<double> times(repeats);
   for (double& time : times) {
+    before();
     const auto start = std::chrono::steady_clock::now();
     call();
     time =
@@ -32,6 +37,12 @@ Times Measure(int repeats, const std::function<void()>& call) {
   }
   std::sort(times.begin(), times.end());
   return {.median = times[repeats / 2], .p99 = times[repeats * 99 / 100]};
+}
+
+int64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 void Check(const absl::Status& status) {
@@ -63,7 +74,9 @@ void Bench(Communicator& world) {
     }
   }
   if (world.size() < 2) return;
-  if (prints) std::printf("%9s %22s %22s\n", "bytes", "there and back", "after 5 ms of waiting");
+  if (prints)
+    std::printf("%9s %22s %22s %22s\n", "bytes", "there and back", "after 9 ms of waiting",
+                "and the sender away");
   for (const size_t bytes : {8, 4 << 10, 64 << 10, 1 << 20}) {
     std::vector<std::byte> data(bytes);
     const auto round_trip = [&] {
@@ -77,21 +90,40 @@ void Bench(Communicator& world) {
     };
     Check(world.Barrier());
     const Times busy = Measure(500, round_trip);
-    // Rank 1 has been waiting when the message comes: what its sleeping costs.
+    // Rank 1 has been waiting when the message comes: what its dozing costs.
+    const Times idle = Measure(100, round_trip, [&] {
+      if (world.rank() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(9));
+    });
+    // And rank 0 makes no MPI call after sending: one way.
     Check(world.Barrier());
-    std::vector<double> idle;
+    std::byte stamp[sizeof(int64_t)];
+    std::vector<double> away;
     for (int i = 0; i < 100; ++i) {
-      if (world.rank() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-      const auto start = std::chrono::steady_clock::now();
-      round_trip();
-      idle.push_back(
-          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
-              .count());
+      if (world.rank() == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(9));
+        const int64_t now = NowNs();
+        std::memcpy(stamp, &now, sizeof(now));
+        Check(world.Send(stamp, 1, 1));
+        Check(world.Send(data, 1, 0));
+        std::this_thread::sleep_for(std::chrono::milliseconds(15));
+      } else if (world.rank() == 1) {
+        Check(world.Receive(stamp, 0, 1));
+        Check(world.Receive(data, 0, 0));
+        int64_t sent = 0;
+        std::memcpy(&sent, stamp, sizeof(sent));
+        away.push_back(static_cast<double>(NowNs() - sent) / 1000);
+      }
     }
-    std::sort(idle.begin(), idle.end());
+    double one_way[2] = {};
+    if (world.rank() == 1) {
+      std::sort(away.begin(), away.end());
+      one_way[0] = away[50];
+      one_way[1] = away[98];
+    }
+    Check(world.Broadcast(std::as_writable_bytes(std::span(one_way)), 1));
     if (prints) {
-      std::printf("%9zu %10.1f (%9.1f) %10.1f (%9.1f)\n", bytes, busy.median, busy.p99, idle[50],
-                  idle[98]);
+      std::printf("%9zu %10.1f (%9.1f) %10.1f (%9.1f) %10.1f (%9.1f)\n", bytes, busy.median,
+                  busy.p99, idle.median, idle.p99, one_way[0], one_way[1]);
     }
   }
 }
