@@ -63,8 +63,12 @@ void Engine::Abort(uint64_t id, absl::Status reason) {
     const auto found = sinks_.find(id);
     if (found == sinks_.end()) return;
     scheduler_.Abort(id);
-    counters_.cancelled += 1;
-    found->second->OnError(reason);
+    if (reason.ok()) {
+      counters_.finished += 1;
+    } else {
+      counters_.cancelled += 1;
+      found->second->OnError(reason);
+    }
     sinks_.erase(found);
   });
 }

@@ -174,8 +174,8 @@ void Replica::Lose(uint64_t epoch, const absl::Status& reason) {
 
 void Replica::LoseLocked(const absl::Status& reason) {
   if (!shut_down_) {
-    spdlog::error("replica lost: {}", reason.message());
     last_error_ = std::string(reason.message());
+    spdlog::error("replica lost: {}", last_error_);
   }
   if (state_ == v1::REPLICA_STATE_SERVING) {
     on_serving_(false);

@@ -1,0 +1,147 @@
+#include "coordinator/engine.h"
+
+#include <condition_variable>
+#include <future>
+#include <mutex>
+
+#include <gtest/gtest.h>
+
+#include "tests/coordinator/model_worker.h"
+
+namespace shardline::coordinator {
+namespace {
+
+using std::chrono::milliseconds;
+
+/// Collects what a client would see.
+class Collector : public TokenSink {
+ public:
+  void OnToken(int32_t token, std::optional<FinishReason> finished) override {
+    tokens.push_back(token);
+    if (finished) done_.set_value(absl::OkStatus());
+  }
+  void OnError(const absl::Status& status) override { done_.set_value(status); }
+  absl::Status Wait() { return done_.get_future().get(); }
+
+  std::vector<int32_t> tokens;  // safe to read after Wait
+
+ private:
+  std::promise<absl::Status> done_;
+};
+
+/// A replica on one thread, that answers, is silent, or lies.
+class TestLink : public ReplicaLink {
+ public:
+  enum class Behaviour { kAnswer, kSilent, kLie };
+  TestLink(Engine& engine, Behaviour behaviour) : engine_(engine), behaviour_(behaviour) {}
+
+  void SendStep(const v1::StepPlan& plan) override {
+    v1::StepResult result = worker_.Run(plan);
+    if (behaviour_ == Behaviour::kSilent) return;
+    if (behaviour_ == Behaviour::kLie) result.clear_sampled();
+    engine_.StepDone(std::move(result));
+  }
+  void Fail(const absl::Status& reason) override { failed_.set_value(reason); }
+  absl::Status WaitFailed() { return failed_.get_future().get(); }
+
+ private:
+  Engine& engine_;
+  const Behaviour behaviour_;
+  ModelWorker worker_{64, 100, 16, 1};
+  std::promise<absl::Status> failed_;
+};
+
+constexpr ReplicaCapacity kCapacity{100, 1, 1000};
+
+SequenceRequest MakeRequest(Engine& engine, int max_tokens) {
+  SequenceRequest request;
+  request.id = engine.NewRequestId();
+  request.prompt = {1, 2, 3};
+  request.max_tokens = max_tokens;
+  return request;
+}
+
+std::vector<int32_t> SoloAnswer(int max_tokens) {
+  std::vector<int32_t> tokens{1, 2, 3};
+  for (int i = 0; i < max_tokens; ++i) tokens.push_back(ModelWorker::NextToken(tokens));
+  return {tokens.begin() + 3, tokens.end()};
+}
+
+TEST(EngineTest, AnswersArrive) {
+  Engine engine({});
+  engine.ReplicaReady(std::make_shared<TestLink>(engine, TestLink::Behaviour::kAnswer), kCapacity,
+                      1);
+  std::vector<std::shared_ptr<Collector>> collectors;
+  for (int i = 0; i < 100; ++i) {
+    collectors.push_back(std::make_shared<Collector>());
+    engine.Submit(MakeRequest(engine, 1 + i % 30), collectors.back());
+  }
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_TRUE(collectors[i]->Wait().ok());
+    EXPECT_EQ(collectors[i]->tokens, SoloAnswer(1 + i % 30));
+  }
+  EXPECT_TRUE(engine.WaitUntilIdle(milliseconds(5000)));
+  EXPECT_EQ(engine.Snapshot().finished, 100u);
+  EXPECT_EQ(engine.Snapshot().blocks_used, 0);
+}
+
+TEST(EngineTest, RefusesWithoutAReplica) {
+  Engine engine({});
+  auto collector = std::make_shared<Collector>();
+  engine.Submit(MakeRequest(engine, 1), collector);
+  EXPECT_EQ(collector->Wait().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(EngineTest, AbortEndsARequestOnce) {
+  Engine engine({});
+  engine.ReplicaReady(std::make_shared<TestLink>(engine, TestLink::Behaviour::kSilent), kCapacity,
+                      1);
+  auto collector = std::make_shared<Collector>();
+  SequenceRequest request = MakeRequest(engine, 5);
+  const uint64_t id = request.id;
+  engine.Submit(std::move(request), collector);
+  engine.Abort(id, absl::CancelledError("enough"));
+  engine.Abort(id, absl::CancelledError("again"));
+  EXPECT_EQ(collector->Wait().message(), "enough");
+}
+
+TEST(EngineTest, ASilentReplicaIsLostAndItsRequestsGoOnElsewhere) {
+  EngineOptions options;
+  options.step_timeout = milliseconds(50);
+  Engine engine(options);
+  auto silent = std::make_shared<TestLink>(engine, TestLink::Behaviour::kSilent);
+  engine.ReplicaReady(silent, kCapacity, 1);
+  auto collector = std::make_shared<Collector>();
+  engine.Submit(MakeRequest(engine, 20), collector);
+  EXPECT_EQ(silent->WaitFailed().code(), absl::StatusCode::kDeadlineExceeded);
+  engine.ReplicaReady(std::make_shared<TestLink>(engine, TestLink::Behaviour::kAnswer), kCapacity,
+                      2);
+  EXPECT_TRUE(collector->Wait().ok());
+  EXPECT_EQ(collector->tokens, SoloAnswer(20));
+}
+
+TEST(EngineTest, ALyingReplicaIsLost) {
+  Engine engine({});
+  auto liar = std::make_shared<TestLink>(engine, TestLink::Behaviour::kLie);
+  engine.ReplicaReady(liar, kCapacity, 1);
+  auto collector = std::make_shared<Collector>();
+  engine.Submit(MakeRequest(engine, 3), collector);
+  EXPECT_EQ(liar->WaitFailed().code(), absl::StatusCode::kInternal);
+  engine.ReplicaReady(std::make_shared<TestLink>(engine, TestLink::Behaviour::kAnswer), kCapacity,
+                      2);
+  EXPECT_TRUE(collector->Wait().ok());
+}
+
+TEST(EngineTest, EndsWhatRunsWhenItGoes) {
+  auto collector = std::make_shared<Collector>();
+  {
+    Engine engine({});
+    engine.ReplicaReady(std::make_shared<TestLink>(engine, TestLink::Behaviour::kSilent), kCapacity,
+                        1);
+    engine.Submit(MakeRequest(engine, 5), collector);
+  }
+  EXPECT_EQ(collector->Wait().code(), absl::StatusCode::kCancelled);
+}
+
+}  // namespace
+}  // namespace shardline::coordinator
