@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -58,5 +59,9 @@ struct BoundWeight {
 absl::StatusOr<std::vector<BoundWeight>> Bind(const std::vector<WeightEntry>& table,
                                               const std::vector<std::string>& ignored,
                                               const Checkpoint& checkpoint);
+
+/// What a split of the feed-forward rows must be a multiple of: the block size of the down
+/// projections, along whose input it cuts.
+int64_t FeedForwardGranularity(const std::vector<BoundWeight>& weights);
 
 }  // namespace shardline::model

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "model/json_access.h"
+
+namespace shardline::model {
+
+/// theta^(-2i/dim) for i in [0, dim/2), in float32 as the reference implementations compute it
+/// (RoFormer, Su et al., 2021).
+std::vector<float> InverseFrequencies(double theta, int64_t dim);
+
+/// Applies a config.json "rope_scaling" (or "rope_parameters") object: "default", "linear" (position
+/// interpolation) and "llama3" (by wavelength). kInvalidArgument names another type.
+absl::Status ScaleFrequencies(const JsonAccess& scaling, std::vector<float>& inverse_frequency);
+
+}  // namespace shardline::model
