@@ -1,0 +1,120 @@
+#include "worker/control_client.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include <grpcpp/grpcpp.h>
+#include <spdlog/spdlog.h>
+
+#include "absl/strings/str_cat.h"
+#include "shardline/v1/worker_control.grpc.pb.h"
+
+namespace shardline::worker {
+namespace {
+
+class GrpcControlClient : public ControlClient {
+ public:
+  explicit GrpcControlClient(std::shared_ptr<grpc::Channel> channel)
+      : stub_(v1::WorkerControl::NewStub(std::move(channel))),
+        stream_(stub_->Attach(&context_)),
+        reader_([this] { ReadAll(); }) {}
+
+  ~GrpcControlClient() override {
+    context_.TryCancel();
+    reader_.join();
+  }
+
+  absl::Status Send(const v1::WorkerMessage& message) override {
+    if (stream_->Write(message)) return absl::OkStatus();
+    return absl::UnavailableError("the stream to the coordinator is broken");
+  }
+
+  absl::StatusOr<v1::CoordinatorMessage> Next() override {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return !messages_.empty() || ended_; });
+    if (messages_.empty()) return end_;
+    v1::CoordinatorMessage message = std::move(messages_.front());
+    messages_.pop_front();
+    return message;
+  }
+
+  void NotifyEnd(std::function<void(const absl::Status&)> on_end) override {
+    std::lock_guard lock(mutex_);
+    on_end_ = std::move(on_end);
+  }
+
+  void Close() override {
+    stream_->WritesDone();
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::chrono::seconds(2), [this] { return ended_; });
+  }
+
+ private:
+  void ReadAll() {
+    v1::CoordinatorMessage message;
+    while (stream_->Read(&message)) {
+      std::lock_guard lock(mutex_);
+      messages_.push_back(std::move(message));
+      changed_.notify_all();
+    }
+    const grpc::Status status = stream_->Finish();
+    absl::Status end(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+    if (end.ok()) end = absl::CancelledError("the coordinator closed the stream");
+    std::function<void(const absl::Status&)> on_end;
+    {
+      std::lock_guard lock(mutex_);
+      end_ = end;
+      ended_ = true;
+      on_end = on_end_;
+      changed_.notify_all();
+    }
+    if (on_end) on_end(end);
+  }
+
+  grpc::ClientContext context_;
+  std::unique_ptr<v1::WorkerControl::Stub> stub_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>> stream_;
+
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::condition_variable changed_;
+  std::deque<v1::CoordinatorMessage> messages_;
+  std::function<void(const absl::Status&)> on_end_;
+  absl::Status end_;
+  bool ended_ = false;
+
+  std::thread reader_;  // last: reads all of the above
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Connect(
+    const std::string& address, std::chrono::seconds timeout) {
+  grpc::ChannelArguments arguments;
+  // A coordinator that dies without a word is noticed within 15 s; a process that ends, at once.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetMaxReceiveMessageSize(-1);
+  const std::shared_ptr<grpc::Channel> channel =
+      grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  const auto deadline = std::chrono::system_clock::now() + timeout;
+  auto next_word = std::chrono::system_clock::now() + std::chrono::seconds(5);
+  while (!channel->WaitForConnected(std::min(deadline, next_word))) {
+    if (std::chrono::system_clock::now() >= deadline) {
+      return absl::UnavailableError(
+          absl::StrCat("no coordinator answers at ", address, " after ", timeout.count(),
+                       " s (--attach-timeout); is it running, and is the address right?"));
+    }
+    spdlog::warn("waiting for a coordinator at {}", address);
+    next_word += std::chrono::seconds(5);
+  }
+  return std::make_unique<GrpcControlClient>(channel);
+}
+
+}  // namespace shardline::worker

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "shardline/v1/worker_control.pb.h"
+
+namespace shardline::worker {
+
+/// One rank's stream to the coordinator (WorkerControl.Attach). Send and Next are for one thread;
+/// incoming messages are read ahead by another.
+class ControlClient {
+ public:
+  /// Connects to `address`, trying again until `timeout` has passed. kUnavailable naming the address.
+  static absl::StatusOr<std::unique_ptr<ControlClient>> Connect(const std::string& address,
+                                                                std::chrono::seconds timeout);
+  virtual ~ControlClient() = default;
+
+  /// kUnavailable when the stream is broken; Next() tells why.
+  virtual absl::Status Send(const v1::WorkerMessage& message) = 0;
+  /// Waits for the coordinator's next message. At the stream's end: the status it ended with, never
+  /// OK.
+  virtual absl::StatusOr<v1::CoordinatorMessage> Next() = 0;
+  /// `on_end` runs on the reading thread once the stream has ended, however busy the rank is.
+  virtual void NotifyEnd(std::function<void(const absl::Status&)> on_end) = 0;
+  /// Says that nothing more will be sent and waits for the coordinator to close, briefly.
+  virtual void Close() = 0;
+};
+
+}  // namespace shardline::worker

@@ -1,0 +1,57 @@
+#include "worker/kv_memory.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace shardline::worker {
+namespace {
+
+// The rest is for the page cache, activations and the coordinator.
+constexpr double kShareOfFreeMemory = 0.8;
+
+}  // namespace
+
+int64_t KvGeometry::BytesPerBlock() const {
+  return 2 * layers * int64_t{kv_heads} * block_size * kernels::RowBytes(dtype, head_dim);
+}
+
+absl::StatusOr<int64_t> PlanKvBlocks(const KvGeometry& geometry, int64_t requested_bytes,
+                                     int64_t available_bytes, int ranks_on_host,
+                                     int64_t max_num_seqs, int64_t max_model_len) {
+  const int64_t per_sequence = (max_model_len + geometry.block_size - 1) / geometry.block_size;
+  const int64_t share =
+      static_cast<int64_t>(static_cast<double>(available_bytes) * kShareOfFreeMemory) /
+      std::max(1, ranks_on_host);
+  const int64_t bytes = requested_bytes > 0 ? requested_bytes : share;
+  int64_t blocks = bytes / geometry.BytesPerBlock();
+  if (requested_bytes == 0) blocks = std::min(blocks, per_sequence * max_num_seqs);
+  if (blocks < per_sequence) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "KV cache: one sequence of ", max_model_len, " tokens (--max-model-len) needs ",
+        (per_sequence * geometry.BytesPerBlock()) >> 20, " MiB on this rank, and ", bytes >> 20,
+        " MiB are ", requested_bytes > 0 ? "granted (--kv-cache-memory)" : "free",
+        "; lower --max-model-len or use more ranks"));
+  }
+  return std::min<int64_t>(blocks, INT32_MAX);
+}
+
+absl::StatusOr<KvMemory> KvMemory::Allocate(kernels::Device& device, const KvGeometry& geometry,
+                                            int64_t num_blocks) {
+  KvMemory memory;
+  const int64_t half = geometry.BytesPerBlock() / geometry.layers / 2 * num_blocks;
+  for (int layer = 0; layer < geometry.layers; ++layer) {
+    absl::StatusOr<kernels::Buffer> keys = device.Allocate(half);
+    absl::StatusOr<kernels::Buffer> values = device.Allocate(half);
+    if (!keys.ok()) return keys.status();
+    if (!values.ok()) return values.status();
+    memory.layers_.push_back({keys->data(), values->data(), geometry.dtype, num_blocks,
+                              geometry.block_size, geometry.kv_heads, geometry.head_dim});
+    memory.storage_.push_back(*std::move(keys));
+    memory.storage_.push_back(*std::move(values));
+  }
+  return memory;
+}
+
+}  // namespace shardline::worker

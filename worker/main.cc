@@ -1,0 +1,139 @@
+// shardline-worker: one rank of a replica, started by mpirun; see docs/flow.md.
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <iostream>
+#include <random>
+#include <span>
+#include <thread>
+
+#include <CLI/CLI.hpp>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/device.h"
+#include "parallel/mpi_communicator.h"
+#include "worker/control_client.h"
+#include "worker/rank.h"
+
+namespace {
+
+using shardline::parallel::Communicator;
+using shardline::parallel::MpiSession;
+
+// Exit codes as `shardline --help` lists them.
+constexpr int kExitUsage = 2;
+constexpr int kExitCoordinatorLost = 3;
+constexpr int kExitFailed = 7;
+
+// How long the other ranks get to follow before this one leaves without them.
+constexpr auto kLeaveTimeout = std::chrono::seconds(3);
+
+int RanksOnHost() {
+  const char* text = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  const int ranks = text == nullptr ? 1 : std::atoi(text);
+  return ranks < 1 ? 1 : ranks;
+}
+
+/// Rank 0's choice, told to all.
+absl::StatusOr<std::string> AgreeOnLaunchId(std::string chosen, Communicator& world) {
+  if (!chosen.empty()) return chosen;
+  uint64_t id = std::random_device{}();
+  id = id << 32 | std::random_device{}();
+  const absl::Status told = world.Broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);
+  if (!told.ok()) return told;
+  return absl::StrCat(absl::Hex(id, absl::kZeroPad16));
+}
+
+/// A rank may be inside a collective that its peers will never join: then it must leave alone.
+void LeaveLater(int exit_code) {
+  std::thread([exit_code] {
+    std::this_thread::sleep_for(kLeaveTimeout);
+    _exit(exit_code);
+  }).detach();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string coordinator = "127.0.0.1:50051";
+  std::string launch_id;
+  std::string log_level = "info";
+  int threads = 0;
+  int attach_timeout = 60;
+  CLI::App app("Shardline worker: one rank of a replica. Start one per device:\n"
+               "  mpirun -n N shardline-worker --coordinator HOST:PORT");
+  app.add_option("--coordinator", coordinator, "The coordinator's HOST:PORT")
+      ->envname("SHARDLINE_COORDINATOR")
+      ->capture_default_str();
+  app.add_option("--threads", threads,
+                 "Compute threads of this rank; 0: the host's CPUs shared among its ranks")
+      ->envname("SHARDLINE_THREADS")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--attach-timeout", attach_timeout, "Seconds to look for the coordinator")
+      ->envname("SHARDLINE_ATTACH_TIMEOUT")
+      ->check(CLI::Range(1, 86400))
+      ->capture_default_str();
+  app.add_option("--launch-id", launch_id, "Names this launch; default: random")
+      ->envname("SHARDLINE_LAUNCH_ID");
+  app.add_option("--log-level", log_level, "trace, debug, info, warn, error")
+      ->envname("SHARDLINE_LOG_LEVEL")
+      ->capture_default_str();
+  app.set_version_flag("--version", SHARDLINE_VERSION);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kExitUsage;
+  }
+  std::signal(SIGPIPE, SIG_IGN);
+
+  absl::StatusOr<std::unique_ptr<MpiSession>> session = MpiSession::Start(&argc, &argv);
+  if (!session.ok()) {
+    std::cerr << "error: " << session.status().message() << std::endl;
+    return kExitFailed;
+  }
+  absl::StatusOr<std::unique_ptr<Communicator>> world = (*session)->World();
+  if (!world.ok()) {
+    std::cerr << "error: " << world.status().message() << std::endl;
+    (*session)->Abort(kExitFailed);
+  }
+  spdlog::set_default_logger(
+      spdlog::stderr_color_mt(absl::StrCat("rank ", (*world)->rank(), "/", (*world)->size())));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %n: %v");
+  spdlog::set_level(spdlog::level::from_str(log_level));
+  const auto fail = [&session](const absl::Status& status, int exit_code) {
+    spdlog::error("{}", std::string(status.message()));
+    (*session)->Abort(exit_code);
+  };
+
+  const int ranks_on_host = RanksOnHost();
+  if (threads == 0) {
+    const int cpus = shardline::kernels::DefaultThreads();
+    threads = std::max(1, cpus / ranks_on_host);
+  }
+  absl::StatusOr<std::unique_ptr<shardline::kernels::Device>> device =
+      shardline::kernels::Device::Create({shardline::kernels::DeviceKind::kCpu, threads});
+  if (!device.ok()) fail(device.status(), kExitFailed);
+  const absl::StatusOr<std::string> id = AgreeOnLaunchId(launch_id, **world);
+  if (!id.ok()) fail(id.status(), kExitFailed);
+  absl::StatusOr<std::unique_ptr<shardline::worker::ControlClient>> client =
+      shardline::worker::ControlClient::Connect(coordinator,
+                                                std::chrono::seconds(attach_timeout));
+  if (!client.ok()) fail(client.status(), kExitCoordinatorLost);
+  (*client)->NotifyEnd([](const absl::Status&) { LeaveLater(kExitCoordinatorLost); });
+
+  const absl::Status ended =
+      shardline::worker::RunRank({*id, ranks_on_host}, **device, **world, **client);
+  if (!ended.ok()) {
+    fail(ended, ended.code() == absl::StatusCode::kUnavailable ? kExitCoordinatorLost
+                                                               : kExitFailed);
+  }
+  LeaveLater(0);  // should another rank not come to MPI's farewell
+  client->reset();
+  world->reset();
+  session->reset();
+  return 0;
+}

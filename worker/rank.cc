@@ -1,0 +1,219 @@
+#include "worker/rank.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include <spdlog/spdlog.h>
+
+#include "absl/strings/str_cat.h"
+#include "model/checkpoint.h"
+#include "model/family.h"
+#include "model/weights.h"
+#include "worker/kv_memory.h"
+#include "worker/step_runner.h"
+#include "worker/weights_loader.h"
+
+namespace shardline::worker {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr uint32_t kProtocolVersion = 1;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+class Rank {
+ public:
+  Rank(const RankOptions& options, kernels::Device& device, parallel::Communicator& world,
+       ControlClient& client)
+      : options_(options), device_(device), world_(world), client_(client) {}
+
+  absl::Status Run() {
+    absl::Status status = client_.Send(Hello());
+    while (status.ok()) {
+      absl::StatusOr<v1::CoordinatorMessage> message = client_.Next();
+      if (!message.ok()) {
+        return absl::UnavailableError(
+            absl::StrCat("the coordinator let this rank go: ", message.status().message()));
+      }
+      switch (message->body_case()) {
+        case v1::CoordinatorMessage::kLoad:
+          status = Load(message->load());
+          break;
+        case v1::CoordinatorMessage::kStart:
+          status = Start(message->start());
+          break;
+        case v1::CoordinatorMessage::kStep:
+          status = Step(message->step());
+          break;
+        case v1::CoordinatorMessage::kShutdown:
+          spdlog::info("leaving: {}", message->shutdown().reason());
+          return absl::OkStatus();
+        default:
+          status = absl::InternalError("the coordinator sent a message without a body");
+      }
+    }
+    v1::WorkerMessage failure;
+    failure.mutable_failure()->set_message(std::string(status.message()));
+    client_.Send(failure).IgnoreError();
+    client_.Close();
+    return status;
+  }
+
+ private:
+  v1::WorkerMessage Hello() const {
+    char host[256] = "unknown";
+    gethostname(host, sizeof(host) - 1);
+    v1::WorkerMessage message;
+    v1::Hello& hello = *message.mutable_hello();
+    hello.set_protocol_version(kProtocolVersion);
+    hello.set_launch_id(options_.launch_id);
+    hello.set_rank(world_.rank());
+    hello.set_world_size(world_.size());
+    hello.set_host(host);
+    hello.set_device(device_.Description());
+    hello.set_pid(getpid());
+    hello.set_memory_bytes(device_.AvailableMemory());
+    return message;
+  }
+
+  absl::Status Load(const v1::LoadPlan& plan) {
+    if (checkpoint_ != nullptr) return absl::InternalError("told to load twice");
+    plan_ = plan;
+    const auto start = Clock::now();
+    absl::StatusOr<std::unique_ptr<model::Checkpoint>> checkpoint =
+        model::Checkpoint::Open(plan.model_path());
+    if (!checkpoint.ok()) return checkpoint.status();
+    checkpoint_ = *std::move(checkpoint);
+    if (checkpoint_->Fingerprint() != plan.fingerprint()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(plan.model_path(), " on this host is not the checkpoint that the "
+                       "coordinator has at that path; copy the same files to all hosts"));
+    }
+    absl::StatusOr<model::FamilyModel> family = model::Describe(*checkpoint_);
+    if (!family.ok()) return family.status();
+    spec_ = std::move(family->spec);
+    absl::StatusOr<std::vector<model::BoundWeight>> weights =
+        model::Bind(family->table, family->ignored, *checkpoint_);
+    if (!weights.ok()) return weights.status();
+
+    const parallel::Layout layout{static_cast<int>(plan.pipeline_parallel_size()),
+                                  static_cast<int>(plan.data_parallel_size()),
+                                  static_cast<int>(plan.tensor_parallel_size())};
+    if (layout.world() != world_.size()) return absl::InternalError("the layout is not ours");
+    const parallel::ModelDims dims =
+        model::DimsOf(spec_, model::FeedForwardGranularity(*weights));
+    absl::StatusOr<std::vector<parallel::RankShard>> shards = parallel::PlanShards(dims, layout);
+    if (!shards.ok()) return shards.status();
+    shard_ = (*shards)[world_.rank()];
+    absl::StatusOr<std::unique_ptr<parallel::Communicator>> group =
+        world_.Split(shard_.place.pp * layout.dp + shard_.place.dp);
+    if (!group.ok()) return group.status();
+    tensor_group_ = *std::move(group);
+
+    const absl::StatusOr<WeightFormat> format = ParseWeightFormat(plan.dtype());
+    if (!format.ok()) return format.status();
+    absl::StatusOr<ShardWeights> loaded =
+        LoadShard(device_, *weights, spec_.tied_embeddings, dims, shard_, *format,
+                  [this](int64_t bytes, int64_t total) { ReportProgress(bytes, total); });
+    if (!loaded.ok()) return loaded.status();
+    weights_ = *std::move(loaded);
+    return ReportLoaded(SecondsSince(start));
+  }
+
+  void ReportProgress(int64_t loaded, int64_t total) {
+    const auto now = Clock::now();
+    if (loaded > 0 && loaded < total && now - last_progress_ < std::chrono::milliseconds(100)) {
+      return;
+    }
+    last_progress_ = now;
+    v1::WorkerMessage message;
+    message.mutable_progress()->set_bytes_loaded(loaded);
+    message.mutable_progress()->set_bytes_total(total);
+    client_.Send(message).IgnoreError();  // a broken stream shows at the next Next()
+  }
+
+  absl::Status ReportLoaded(double seconds) {
+    geometry_ = {static_cast<int>(shard_.layers.size()),
+                 static_cast<int>(shard_.attention.kv_heads.size()),
+                 static_cast<int>(spec_.head_dim), static_cast<int>(plan_.block_size()),
+                 plan_.kv_cache_dtype() == "float32" ? kernels::DType::kF32
+                                                     : kernels::DType::kBF16};
+    const absl::StatusOr<int64_t> blocks = PlanKvBlocks(
+        geometry_, static_cast<int64_t>(plan_.kv_cache_bytes()), device_.AvailableMemory(),
+        options_.ranks_on_host, plan_.max_num_seqs(), plan_.max_model_len());
+    if (!blocks.ok()) return blocks.status();
+    v1::WorkerMessage message;
+    message.mutable_loaded()->set_kv_blocks(static_cast<uint32_t>(*blocks));
+    message.mutable_loaded()->set_weight_bytes(weights_->bytes);
+    message.mutable_loaded()->set_seconds(seconds);
+    spdlog::info("loaded layers {} to {} of {}: {:.1f} MB in {:.2f} s, {:.2f} GB/s",
+                 shard_.layers.begin, shard_.layers.end - 1, spec_.layers, weights_->bytes / 1e6,
+                 seconds, weights_->bytes / 1e9 / seconds);
+    return client_.Send(message);
+  }
+
+  absl::Status Start(const v1::Start& start) {
+    if (!weights_) return absl::InternalError("told to start before weights were loaded");
+    const auto begin = Clock::now();
+    StepRunnerOptions options;
+    options.max_num_seqs = static_cast<int>(plan_.max_num_seqs());
+    options.max_num_batched_tokens = static_cast<int>(plan_.max_num_batched_tokens());
+    options.max_model_len = static_cast<int>(plan_.max_model_len());
+    options.block_size = static_cast<int>(plan_.block_size());
+    options.kv_blocks = start.kv_blocks();
+    options.kv_dtype = geometry_.dtype;
+    absl::StatusOr<std::unique_ptr<StepRunner>> runner = StepRunner::Create(
+        device_, spec_, shard_, *std::move(weights_), options, world_, *tensor_group_);
+    if (!runner.ok()) return runner.status();
+    weights_.reset();
+    runner_ = *std::move(runner);
+    const absl::Status warm = runner_->WarmUp();
+    if (!warm.ok()) return warm;
+    spdlog::info("warm after {:.2f} s; KV cache {} blocks, {:.1f} MB", SecondsSince(begin),
+                 start.kv_blocks(), start.kv_blocks() * geometry_.BytesPerBlock() / 1e6);
+    v1::WorkerMessage message;
+    message.mutable_ready();
+    return client_.Send(message);
+  }
+
+  absl::Status Step(const v1::StepPlan& plan) {
+    if (runner_ == nullptr) return absl::InternalError("told to run a step before Start");
+    absl::StatusOr<std::optional<v1::StepResult>> result = runner_->Run(plan);
+    if (!result.ok()) return result.status();
+    if (!*result || shard_.place.tp != 0 || shard_.place.dp != 0) return absl::OkStatus();
+    v1::WorkerMessage message;
+    *message.mutable_result() = *std::move(*result);
+    return client_.Send(message);
+  }
+
+  const RankOptions options_;
+  kernels::Device& device_;
+  parallel::Communicator& world_;
+  ControlClient& client_;
+
+  v1::LoadPlan plan_;
+  std::unique_ptr<model::Checkpoint> checkpoint_;
+  model::ModelSpec spec_;
+  parallel::RankShard shard_;
+  std::unique_ptr<parallel::Communicator> tensor_group_;
+  std::optional<ShardWeights> weights_;  // until the runner takes them
+  KvGeometry geometry_;
+  std::unique_ptr<StepRunner> runner_;
+  Clock::time_point last_progress_;
+};
+
+}  // namespace
+
+absl::Status RunRank(const RankOptions& options, kernels::Device& device,
+                     parallel::Communicator& world, ControlClient& client) {
+  return Rank(options, device, world, client).Run();
+}
+
+}  // namespace shardline::worker

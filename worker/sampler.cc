@@ -1,0 +1,177 @@
+#include "worker/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <optional>
+
+namespace shardline::worker {
+namespace {
+
+using kernels::Better;
+using kernels::Candidate;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr Candidate kKeepAll = {-kInfinity, std::numeric_limits<int32_t>::max()};
+constexpr int kFirstRound = 64;  // candidates a rank sends for a row; 16 times more each round
+
+/// What one rank says of one row, before its candidates.
+struct ShardWord {
+  kernels::LogitStats stats;
+  int32_t candidates;
+  int32_t has_more;  // tokens of the shard that were not sent
+};
+
+std::span<const float> Row(kernels::Tensor logits, size_t row) {
+  return {logits.f32() + row * logits.cols, static_cast<size_t>(logits.cols)};
+}
+
+/// All ranks' words on one row, merged.
+struct MergedRow {
+  float max = -kInfinity;
+  double sum_exp = 0;                 // of exp((logit - max) / temperature), over the vocabulary
+  std::vector<Candidate> candidates;  // in order
+  Candidate known = {kInfinity, -1};  // every token not worse than this is among them
+  bool complete = true;               // all tokens are
+};
+
+/// The cut-off, or nothing when it lies below what is known.
+std::optional<Candidate> CutoffOf(const MergedRow& merged, const SamplingRow& row) {
+  const double inverse_temperature = 1.0 / row.temperature;
+  const auto weight = [&](const Candidate& c) {
+    return std::exp((static_cast<double>(c.score) - merged.max) * inverse_temperature);
+  };
+  const size_t count = merged.candidates.size();
+  const auto is_known = [&](size_t i) {
+    return merged.complete || !Better(merged.known, merged.candidates[i]);
+  };
+  size_t kept = std::numeric_limits<size_t>::max();  // the first `kept` in order survive
+  double total = merged.sum_exp;
+  if (row.top_k > 0) {
+    kept = static_cast<size_t>(row.top_k);
+    if (kept > count && !merged.complete) return std::nullopt;
+    kept = std::min(kept, count);
+    if (kept > 0 && !is_known(kept - 1)) return std::nullopt;
+    total = 0;
+    for (size_t i = 0; i < kept; ++i) total += weight(merged.candidates[i]);
+  }
+  if (row.top_p < 1) {
+    double mass = 0;
+    size_t i = 0;
+    for (; i < std::min(kept, count); ++i) {
+      if (!is_known(i)) return std::nullopt;
+      mass += weight(merged.candidates[i]);
+      if (mass >= row.top_p * total) break;
+    }
+    if (i == count && !merged.complete) return std::nullopt;
+    kept = std::min(kept, i + 1);
+  }
+  Candidate cutoff = kKeepAll;
+  if (kept > 0 && kept <= count) cutoff = merged.candidates[kept - 1];
+  if (row.min_p > 0) {
+    const Candidate floor = {
+        static_cast<float>(merged.max + row.temperature * std::log(double{row.min_p})),
+        std::numeric_limits<int32_t>::max()};
+    if (Better(floor, cutoff)) cutoff = floor;
+  }
+  return cutoff;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(kernels::Tensor logits,
+                                                            std::span<const SamplingRow> rows) {
+  std::vector<Candidate> cutoffs(rows.size(), kKeepAll);
+  std::vector<size_t> open;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const SamplingRow& row = rows[i];
+    if (row.temperature > 0 && (row.top_k > 0 || row.top_p < 1 || row.min_p > 0)) open.push_back(i);
+  }
+  for (int64_t limit = kFirstRound; !open.empty(); limit *= 16) {
+    const size_t record = sizeof(ShardWord) + limit * sizeof(Candidate);
+    std::vector<std::byte> mine(open.size() * record);
+    for (size_t i = 0; i < open.size(); ++i) {
+      const std::span<const float> shard = Row(logits, open[i]);
+      const std::vector<Candidate> best = kernels::TopCandidates(
+          device_, shard, vocabulary_begin_, static_cast<int>(std::min<int64_t>(limit, logits.cols)));
+      const ShardWord word = {
+          kernels::ComputeLogitStats(device_, shard, 1.0f / rows[open[i]].temperature),
+          static_cast<int32_t>(best.size()), static_cast<int64_t>(best.size()) < logits.cols};
+      std::byte* out = mine.data() + i * record;
+      std::memcpy(out, &word, sizeof(word));
+      std::memcpy(out + sizeof(word), best.data(), best.size() * sizeof(Candidate));
+    }
+    std::vector<std::byte> all(mine.size() * group_.size());
+    const absl::Status gathered = group_.AllGather(mine, all);
+    if (!gathered.ok()) return gathered;
+
+    std::vector<size_t> still_open;
+    for (size_t i = 0; i < open.size(); ++i) {
+      const SamplingRow& row = rows[open[i]];
+      MergedRow merged;
+      std::vector<ShardWord> words(group_.size());
+      for (int r = 0; r < group_.size(); ++r) {
+        const std::byte* in = all.data() + r * mine.size() + i * record;
+        std::memcpy(&words[r], in, sizeof(ShardWord));
+        std::vector<Candidate> candidates(words[r].candidates);
+        std::memcpy(candidates.data(), in + sizeof(ShardWord),
+                    candidates.size() * sizeof(Candidate));
+        merged.candidates.insert(merged.candidates.end(), candidates.begin(), candidates.end());
+        merged.max = std::max(merged.max, words[r].stats.max);
+        if (words[r].has_more != 0) {
+          // Nothing worse than this rank's last word is known to be complete.
+          const Candidate last = candidates.back();
+          if (merged.complete || Better(last, merged.known)) merged.known = last;
+          merged.complete = false;
+        }
+      }
+      for (const ShardWord& word : words) {
+        if (word.stats.sum_exp > 0) {
+          merged.sum_exp += word.stats.sum_exp *
+                            std::exp((double{word.stats.max} - merged.max) / row.temperature);
+        }
+      }
+      std::sort(merged.candidates.begin(), merged.candidates.end(), Better);
+      const std::optional<Candidate> cutoff = CutoffOf(merged, row);
+      if (cutoff) {
+        cutoffs[open[i]] = *cutoff;
+      } else {
+        still_open.push_back(open[i]);
+      }
+    }
+    open = std::move(still_open);
+  }
+  return cutoffs;
+}
+
+absl::StatusOr<std::vector<int32_t>> Sampler::Sample(kernels::Tensor logits,
+                                                     std::span<const SamplingRow> rows) {
+  const absl::StatusOr<std::vector<Candidate>> cutoffs = FindCutoffs(logits, rows);
+  if (!cutoffs.ok()) return cutoffs.status();
+  std::vector<Candidate> mine(rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const SamplingRow& row = rows[i];
+    mine[i] = row.temperature > 0
+                  ? kernels::GumbelArgmax(device_, Row(logits, i), vocabulary_begin_,
+                                          1.0f / row.temperature, (*cutoffs)[i], row.seed,
+                                          row.position)
+                  : kernels::TopCandidates(device_, Row(logits, i), vocabulary_begin_, 1)[0];
+  }
+  std::vector<Candidate> all(mine.size() * group_.size());
+  const absl::Status gathered =
+      group_.AllGather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
+  if (!gathered.ok()) return gathered;
+  std::vector<int32_t> tokens(rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    Candidate best = {-kInfinity, -1};
+    for (int r = 0; r < group_.size(); ++r) {
+      const Candidate& candidate = all[r * rows.size() + i];
+      if (candidate.token >= 0 && (best.token < 0 || Better(candidate, best))) best = candidate;
+    }
+    tokens[i] = std::max(best.token, 0);
+  }
+  return tokens;
+}
+
+}  // namespace shardline::worker

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/device.h"
+#include "kernels/sampling.h"
+#include "kernels/tensor.h"
+#include "parallel/communicator.h"
+
+namespace shardline::worker {
+
+/// How one row samples.
+struct SamplingRow {
+  float temperature = 0;  // 0: greedy
+  float top_p = 1;        // 1: off
+  int top_k = 0;          // 0: off
+  float min_p = 0;        // 0: off
+  uint64_t seed = 0;
+  uint64_t position = 0;  // of the token to be sampled
+};
+
+/// Samples over a vocabulary that is split among the ranks of a tensor-parallel group, exactly and
+/// without gathering logits. Temperature comes first, then top-k, then top-p over what top-k left,
+/// then min-p relative to the likeliest token; together they are one cut-off in the order of
+/// logits. Among the tokens not below it, Gumbel-max draws with noise that is a pure function of
+/// (seed, position, token): the token does not depend on batch or layout.
+///
+/// To find a cut-off the ranks exchange their best candidates, few at first, more in a further
+/// round for rows whose cut-off lies below what was exchanged. A row without any finite logit
+/// yields token 0.
+class Sampler {
+ public:
+  /// Both must outlive it. `vocabulary_begin`: the first token of this rank's shard.
+  Sampler(kernels::Device& device, parallel::Communicator& tensor_group, int32_t vocabulary_begin)
+      : device_(device), group_(tensor_group), vocabulary_begin_(vocabulary_begin) {}
+
+  /// One token a row of `logits` [rows, vocabulary shard]; the same on every rank. Collective.
+  absl::StatusOr<std::vector<int32_t>> Sample(kernels::Tensor logits,
+                                              std::span<const SamplingRow> rows);
+
+ private:
+  /// The cut-off of every row that has top-k, top-p or min-p; others keep all tokens.
+  absl::StatusOr<std::vector<kernels::Candidate>> FindCutoffs(kernels::Tensor logits,
+                                                              std::span<const SamplingRow> rows);
+
+  kernels::Device& device_;
+  parallel::Communicator& group_;
+  const int32_t vocabulary_begin_;
+};
+
+}  // namespace shardline::worker

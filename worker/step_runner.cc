@@ -1,0 +1,272 @@
+#include "worker/step_runner.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace shardline::worker {
+namespace {
+
+constexpr int kHiddenTag = 1;  // stage to next stage
+constexpr int kTokensTag = 2;  // last stage to first
+
+absl::Status BadPlan(const v1::SlotWork& work, std::string_view what) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("bad step plan: slot ", work.slot(), " ", std::string(what)));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
+    kernels::Device& device, const model::ModelSpec& spec, const parallel::RankShard& shard,
+    ShardWeights weights, const StepRunnerOptions& options, parallel::Communicator& world,
+    parallel::Communicator& tensor_group) {
+  std::unique_ptr<StepRunner> runner(new StepRunner(device, shard, options, world, tensor_group,
+                                                    static_cast<int32_t>(spec.vocabulary)));
+  absl::StatusOr<std::unique_ptr<Transformer>> transformer =
+      Transformer::Create(device, spec, shard, std::move(weights), options.max_num_batched_tokens,
+                          std::min(options.max_num_seqs, options.max_num_batched_tokens),
+                          tensor_group);
+  if (!transformer.ok()) return transformer.status();
+  runner->transformer_ = *std::move(transformer);
+  const KvGeometry geometry{static_cast<int>(shard.layers.size()),
+                            static_cast<int>(shard.attention.kv_heads.size()),
+                            static_cast<int>(spec.head_dim), options.block_size, options.kv_dtype};
+  absl::StatusOr<KvMemory> kv = KvMemory::Allocate(device, geometry, options.kv_blocks);
+  if (!kv.ok()) return kv.status();
+  runner->kv_ = *std::move(kv);
+  return runner;
+}
+
+StepRunner::StepRunner(kernels::Device& device, const parallel::RankShard& shard,
+                       const StepRunnerOptions& options, parallel::Communicator& world,
+                       parallel::Communicator& tensor_group, int32_t vocabulary)
+    : device_(device),
+      shard_(shard),
+      options_(options),
+      vocabulary_(vocabulary),
+      world_(world),
+      sampler_(device, tensor_group, static_cast<int32_t>(shard.vocabulary.begin)),
+      slots_(options.max_num_seqs) {
+  const int max_blocks = (options.max_model_len + options.block_size - 1) / options.block_size;
+  for (Slot& slot : slots_) slot.blocks.reserve(max_blocks);
+  tokens_.reserve(options.max_num_batched_tokens);
+  positions_.reserve(options.max_num_batched_tokens);
+  query_start_.reserve(options.max_num_seqs + 1);
+  context_length_.reserve(options.max_num_seqs);
+  sampling_slots_.reserve(options.max_num_seqs);
+  sampling_rows_.reserve(options.max_num_seqs);
+  sampling_.reserve(options.max_num_seqs);
+}
+
+int StepRunner::PeerOfStage(int stage) const {
+  return parallel::RankOf(shard_.layout, {stage, shard_.place.dp, shard_.place.tp});
+}
+
+std::span<std::byte> StepRunner::HiddenBytes(int64_t tokens) const {
+  const kernels::Tensor hidden = transformer_->hidden(tokens);
+  return {static_cast<std::byte*>(hidden.data), static_cast<size_t>(hidden.bytes())};
+}
+
+absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Run(const v1::StepPlan& plan) {
+  const auto start = std::chrono::steady_clock::now();
+  const int stages = shard_.layout.pp;
+  if (shard_.first_stage && stages > 1 && plan.step() >= static_cast<uint64_t>(stages)) {
+    const absl::Status received = ReceiveTokens(plan.step() - stages);
+    if (!received.ok()) return received;
+  }
+  absl::Status status = ApplySlotChanges(plan);
+  if (status.ok()) status = BuildBatch(plan);
+  if (!status.ok()) return status;
+  const int64_t tokens = static_cast<int64_t>(positions_.size());
+
+  status = shard_.first_stage
+               ? transformer_->Embed(tokens_)
+               : world_.Receive(HiddenBytes(tokens), PeerOfStage(shard_.place.pp - 1), kHiddenTag);
+  if (status.ok()) status = transformer_->RunLayers(Batch(), kv_);
+  if (!status.ok()) return status;
+
+  if (!shard_.last_stage) {
+    status = world_.Send(HiddenBytes(tokens), PeerOfStage(shard_.place.pp + 1), kHiddenTag);
+    if (!status.ok()) return status;
+    if (shard_.first_stage && !sampling_slots_.empty()) {
+      pending_.push_back({plan.step(), sampling_slots_});
+    }
+    return std::nullopt;
+  }
+  v1::StepResult result;
+  result.set_epoch(plan.epoch());
+  result.set_step(plan.step());
+  status = SampleAndSend(plan, result);
+  if (!status.ok()) return status;
+  result.set_compute_microseconds(std::chrono::duration_cast<std::chrono::microseconds>(
+                                      std::chrono::steady_clock::now() - start)
+                                      .count());
+  return result;
+}
+
+absl::Status StepRunner::ReceiveTokens(uint64_t up_to_step) {
+  while (!pending_.empty() && pending_.front().step <= up_to_step) {
+    const PendingTokens& pending = pending_.front();
+    std::vector<int32_t> tokens(pending.slots.size());
+    const absl::Status received =
+        world_.Receive(std::as_writable_bytes(std::span(tokens)),
+                       PeerOfStage(shard_.layout.pp - 1), kTokensTag);
+    if (!received.ok()) return received;
+    for (size_t i = 0; i < tokens.size(); ++i) slots_[pending.slots[i]].last_token = tokens[i];
+    pending_.pop_front();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::ApplySlotChanges(const v1::StepPlan& plan) {
+  for (const uint32_t slot : plan.freed_slots()) {
+    if (slot >= slots_.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("bad step plan: no slot ", slot, " to free"));
+    }
+    slots_[slot].started = false;
+    slots_[slot].blocks.clear();
+  }
+  for (const v1::SlotStart& start : plan.starts()) {
+    if (start.slot() >= slots_.size() || slots_[start.slot()].started) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("bad step plan: slot ", start.slot(), " cannot be started"));
+    }
+    Slot& slot = slots_[start.slot()];
+    slot.started = true;
+    slot.length = 0;
+    slot.last_token = -1;
+    slot.sampling = start.sampling();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::CheckWork(const v1::SlotWork& work) const {
+  if (work.slot() >= slots_.size() || !slots_[work.slot()].started) {
+    return BadPlan(work, "was not started");
+  }
+  const Slot& slot = slots_[work.slot()];
+  const int64_t count = std::max(1, work.tokens_size());
+  if (static_cast<int64_t>(work.position()) != slot.length) {
+    return BadPlan(work, absl::StrCat("is at position ", slot.length, ", not ", work.position()));
+  }
+  if (static_cast<int64_t>(positions_.size()) + count > options_.max_num_batched_tokens) {
+    return BadPlan(work, "brings the step over max_num_batched_tokens");
+  }
+  const int64_t blocks = static_cast<int64_t>(slot.blocks.size()) + work.new_blocks_size();
+  if (slot.length + count > blocks * options_.block_size ||
+      slot.length + count > options_.max_model_len) {
+    return BadPlan(work, "has more tokens than its blocks or max_model_len hold");
+  }
+  for (const uint32_t block : work.new_blocks()) {
+    if (block >= options_.kv_blocks) return BadPlan(work, absl::StrCat("gets block ", block));
+  }
+  for (const uint32_t token : work.tokens()) {
+    if (token >= static_cast<uint32_t>(vocabulary_)) {
+      return BadPlan(work, absl::StrCat("gets token ", token));
+    }
+  }
+  if (work.tokens().empty() && shard_.first_stage && slot.last_token < 0) {
+    return BadPlan(work, "is fed back a token before one was sampled");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::BuildBatch(const v1::StepPlan& plan) {
+  tokens_.clear();
+  positions_.clear();
+  query_start_.assign(1, 0);
+  context_length_.clear();
+  sampling_slots_.clear();
+  sampling_rows_.clear();
+  sampling_.clear();
+  max_blocks_ = 0;
+  if (plan.work().empty()) return absl::InvalidArgumentError("bad step plan: no work");
+  for (const v1::SlotWork& work : plan.work()) {
+    const absl::Status checked = CheckWork(work);
+    if (!checked.ok()) return checked;
+    Slot& slot = slots_[work.slot()];
+    for (const uint32_t block : work.new_blocks()) slot.blocks.push_back(static_cast<int>(block));
+    if (work.tokens().empty()) {
+      tokens_.push_back(slot.last_token);
+    } else {
+      tokens_.insert(tokens_.end(), work.tokens().begin(), work.tokens().end());
+    }
+    const int count = std::max(1, work.tokens_size());
+    for (int i = 0; i < count; ++i) positions_.push_back(slot.length + i);
+    slot.length += count;
+    query_start_.push_back(static_cast<int32_t>(positions_.size()));
+    context_length_.push_back(slot.length);
+    max_blocks_ = std::max(max_blocks_, static_cast<int>(slot.blocks.size()));
+    if (work.sample()) {
+      sampling_slots_.push_back(static_cast<int>(work.slot()));
+      sampling_rows_.push_back(static_cast<int32_t>(positions_.size()) - 1);
+      sampling_.push_back({slot.sampling.temperature(), slot.sampling.top_p(),
+                           static_cast<int>(slot.sampling.top_k()), slot.sampling.min_p(),
+                           slot.sampling.seed(), static_cast<uint64_t>(slot.length)});
+    }
+  }
+  block_table_.assign(context_length_.size() * max_blocks_, 0);
+  for (int s = 0; s < plan.work_size(); ++s) {
+    const std::vector<int32_t>& blocks = slots_[plan.work(s).slot()].blocks;
+    std::copy(blocks.begin(), blocks.end(), block_table_.begin() + int64_t{s} * max_blocks_);
+  }
+  return absl::OkStatus();
+}
+
+kernels::AttentionBatch StepRunner::Batch() const {
+  return {query_start_, context_length_, block_table_, max_blocks_, positions_};
+}
+
+absl::Status StepRunner::SampleAndSend(const v1::StepPlan& plan, v1::StepResult& result) {
+  if (sampling_slots_.empty()) return absl::OkStatus();
+  const kernels::Tensor logits =
+      transformer_->Logits(static_cast<int64_t>(positions_.size()), sampling_rows_);
+  if (observer_) observer_(plan, logits);
+  const absl::StatusOr<std::vector<int32_t>> sampled = sampler_.Sample(logits, sampling_);
+  if (!sampled.ok()) return sampled.status();
+  for (size_t i = 0; i < sampled->size(); ++i) {
+    slots_[sampling_slots_[i]].last_token = (*sampled)[i];
+    v1::SampledToken& token = *result.add_sampled();
+    token.set_slot(sampling_slots_[i]);
+    token.set_token((*sampled)[i]);
+  }
+  if (shard_.first_stage) return absl::OkStatus();
+  return world_.Send(std::as_bytes(std::span(*sampled)), PeerOfStage(0), kTokensTag);
+}
+
+absl::Status StepRunner::WarmUp() {
+  const int stages = shard_.layout.pp;
+  const int prompt = std::min({8, options_.max_num_batched_tokens, options_.block_size - 1,
+                               options_.max_model_len - 1});
+  v1::StepPlan prefill;
+  prefill.set_step(1);
+  prefill.add_starts()->set_slot(0);
+  v1::SlotWork& work = *prefill.add_work();
+  for (int i = 0; i < std::max(1, prompt); ++i) work.add_tokens(0);
+  work.add_new_blocks(0);
+  work.set_sample(true);
+  absl::Status status = Run(prefill).status();
+  if (status.ok() && prompt >= 1) {
+    v1::StepPlan decode;
+    decode.set_step(1 + stages);
+    v1::SlotWork& next = *decode.add_work();
+    next.set_position(prompt);
+    next.set_sample(true);
+    status = Run(decode).status();
+  }
+  if (status.ok()) status = ReceiveTokens(UINT64_MAX);
+  Forget();
+  return status;
+}
+
+void StepRunner::Forget() {
+  for (Slot& slot : slots_) {
+    slot.started = false;
+    slot.blocks.clear();
+  }
+}
+
+}  // namespace shardline::worker

@@ -1,0 +1,110 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/device.h"
+#include "model/spec.h"
+#include "parallel/communicator.h"
+#include "parallel/partition.h"
+#include "shardline/v1/worker_control.pb.h"
+#include "worker/kv_memory.h"
+#include "worker/sampler.h"
+#include "worker/transformer.h"
+
+namespace shardline::worker {
+
+struct StepRunnerOptions {
+  int max_num_seqs = 1;
+  int max_num_batched_tokens = 512;
+  int max_model_len = 2048;
+  int block_size = 16;
+  int64_t kv_blocks = 0;
+  kernels::DType kv_dtype = kernels::DType::kF32;
+};
+
+/// Hears the logits of the rows that sample, on the last stage: [rows, vocabulary shard], in the
+/// plan's order. For tests and measurements.
+using LogitsObserver = std::function<void(const v1::StepPlan&, kernels::Tensor)>;
+
+/// One rank's side of the step protocol (proto/shardline/v1/worker_control.proto): keeps the slots,
+/// runs this stage's part of each plan, passes the hidden state on, and samples on the last stage,
+/// which sends the tokens straight to the first. Used by one thread.
+class StepRunner {
+ public:
+  /// `world` is all ranks of the replica, `tensor_group` those of this stage and data-parallel
+  /// group. What is passed by reference must outlive it.
+  static absl::StatusOr<std::unique_ptr<StepRunner>> Create(
+      kernels::Device& device, const model::ModelSpec& spec, const parallel::RankShard& shard,
+      ShardWeights weights, const StepRunnerOptions& options, parallel::Communicator& world,
+      parallel::Communicator& tensor_group);
+
+  /// Runs one plan. The result is present on every rank of the last stage. kInvalidArgument for a
+  /// plan that breaks the protocol; any error leaves the rank unusable.
+  absl::StatusOr<std::optional<v1::StepResult>> Run(const v1::StepPlan& plan);
+
+  /// Runs a short prompt and a decode through all stages, then forgets them: first touch of all
+  /// memory, and proof that the ranks can talk. Collective.
+  absl::Status WarmUp();
+
+  void set_logits_observer(LogitsObserver observer) { observer_ = std::move(observer); }
+
+ private:
+  struct Slot {
+    bool started = false;
+    std::vector<int32_t> blocks;
+    int length = 0;           // tokens processed
+    int32_t last_token = -1;  // sampled last; first and last stage know it
+    v1::SlotSampling sampling;
+  };
+  struct PendingTokens {
+    uint64_t step;
+    std::vector<int> slots;
+  };
+
+  StepRunner(kernels::Device& device, const parallel::RankShard& shard,
+             const StepRunnerOptions& options, parallel::Communicator& world,
+             parallel::Communicator& tensor_group, int32_t vocabulary);
+
+  absl::Status ApplySlotChanges(const v1::StepPlan& plan);
+  absl::Status BuildBatch(const v1::StepPlan& plan);
+  absl::Status CheckWork(const v1::SlotWork& work) const;
+  kernels::AttentionBatch Batch() const;
+  absl::Status ReceiveTokens(uint64_t up_to_step);
+  absl::Status SampleAndSend(const v1::StepPlan& plan, v1::StepResult& result);
+  void Forget();
+  int PeerOfStage(int stage) const;
+  std::span<std::byte> HiddenBytes(int64_t tokens) const;
+
+  kernels::Device& device_;
+  const parallel::RankShard shard_;
+  const StepRunnerOptions options_;
+  const int32_t vocabulary_;
+  parallel::Communicator& world_;
+  std::unique_ptr<Transformer> transformer_;
+  KvMemory kv_;
+  Sampler sampler_;
+  LogitsObserver observer_;
+
+  std::vector<Slot> slots_;
+  std::deque<PendingTokens> pending_;  // first stage of several: tokens on their way
+
+  // The step's ragged batch; capacity is reserved once.
+  std::vector<int32_t> tokens_;
+  std::vector<int32_t> positions_;
+  std::vector<int32_t> query_start_;
+  std::vector<int32_t> context_length_;
+  std::vector<int32_t> block_table_;
+  int max_blocks_ = 0;
+  std::vector<int> sampling_slots_;       // in plan order
+  std::vector<int32_t> sampling_rows_;    // of the step's tokens
+  std::vector<SamplingRow> sampling_;
+};
+
+}  // namespace shardline::worker

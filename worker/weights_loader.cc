@@ -1,0 +1,148 @@
+#include "worker/weights_loader.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/dequantize.h"
+
+namespace shardline::worker {
+namespace {
+
+using kernels::DType;
+using kernels::Tensor;
+using model::BoundWeight;
+using model::Role;
+
+constexpr int64_t kChunkBytes = 8 << 20;  // between two words of progress
+
+/// What of one source tensor goes where.
+struct Job {
+  const BoundWeight* weight;
+  parallel::Slice slice;
+  DType dtype;
+  Tensor target;  // data filled in once allocated
+};
+
+bool CutsBlocks(const BoundWeight& weight, const parallel::Slice& slice) {
+  const int64_t block = kernels::FormatOf(weight.source->dtype).elements;
+  return slice.cols.begin % block != 0 || slice.cols.size() % block != 0;
+}
+
+DType TargetType(const BoundWeight& weight, const parallel::Slice& slice, WeightFormat format) {
+  const DType stored = weight.source->dtype;
+  if (weight.entry.cols == 1 || format == WeightFormat::kFloat32) return DType::kF32;
+  if (CutsBlocks(weight, slice)) return DType::kF32;
+  if (format == WeightFormat::kBFloat16 && !kernels::IsQuantized(stored)) return DType::kBF16;
+  return stored;
+}
+
+bool IsNeeded(const model::WeightEntry& entry, bool tied, const parallel::RankShard& shard) {
+  if (entry.layer >= 0) {
+    return entry.layer >= shard.layers.begin && entry.layer < shard.layers.end;
+  }
+  if (entry.role == Role::kEmbedding) return shard.first_stage || (shard.last_stage && tied);
+  return shard.last_stage;
+}
+
+/// Copies rows [begin, end) of the job's target.
+void CopyRows(const Job& job, int64_t begin, int64_t end) {
+  const model::SourceTensor& source = *job.weight->source;
+  const int64_t source_cols = job.weight->entry.cols;
+  const int64_t source_row_bytes =
+      source_cols == 1 ? kernels::FormatOf(source.dtype).bytes
+                       : kernels::RowBytes(source.dtype, source_cols);
+  const int64_t cols = job.slice.cols.size();
+  const int64_t target_row_bytes = kernels::RowBytes(job.dtype, cols);
+  const bool cuts = CutsBlocks(*job.weight, job.slice);
+  std::vector<float> row;
+  if (cuts) row.resize(source_cols);
+  if (!cuts && job.dtype == DType::kBF16 && source.dtype != DType::kBF16) row.resize(cols);
+  for (int64_t i = begin; i < end; ++i) {
+    const std::byte* from = source.data.data() + (job.slice.rows.begin + i) * source_row_bytes;
+    std::byte* to = static_cast<std::byte*>(job.target.data) + i * target_row_bytes;
+    if (cuts) {
+      kernels::Dequantize(source.dtype, from, source_cols, row.data());
+      std::memcpy(to, row.data() + job.slice.cols.begin, target_row_bytes);
+      continue;
+    }
+    from += kernels::RowBytes(source.dtype, job.slice.cols.begin);
+    if (job.dtype == source.dtype) {
+      std::memcpy(to, from, target_row_bytes);
+    } else if (job.dtype == DType::kF32) {
+      kernels::Dequantize(source.dtype, from, cols, reinterpret_cast<float*>(to));
+    } else {
+      kernels::Dequantize(source.dtype, from, cols, row.data());
+      auto* out = reinterpret_cast<uint16_t*>(to);
+      for (int64_t c = 0; c < cols; ++c) out[c] = kernels::ToBFloat16(row[c]);
+    }
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name) {
+  if (name == "auto") return WeightFormat::kAsStored;
+  if (name == "float32") return WeightFormat::kFloat32;
+  if (name == "bfloat16") return WeightFormat::kBFloat16;
+  return absl::InvalidArgumentError(
+      absl::StrCat("dtype \"", name, "\" is none of auto, float32, bfloat16"));
+}
+
+absl::StatusOr<ShardWeights> LoadShard(
+    kernels::Device& device, const std::vector<BoundWeight>& weights, bool tied_embeddings,
+    const parallel::ModelDims& dims, const parallel::RankShard& shard, WeightFormat format,
+    const std::function<void(int64_t, int64_t)>& progress) {
+  std::vector<Job> jobs;
+  int64_t total = 0;
+  for (const BoundWeight& weight : weights) {
+    if (!IsNeeded(weight.entry, tied_embeddings, shard)) continue;
+    Job job;
+    job.weight = &weight;
+    job.slice =
+        parallel::SliceFor(weight.entry.rule, weight.entry.rows, weight.entry.cols, dims, shard);
+    job.dtype = TargetType(weight, job.slice, format);
+    job.target = {nullptr, job.dtype, job.slice.rows.size(), job.slice.cols.size()};
+    total += job.target.bytes();
+    jobs.push_back(job);
+  }
+
+  ShardWeights loaded;
+  loaded.layers.resize(shard.layers.size());
+  progress(0, total);
+  for (Job& job : jobs) {
+    absl::StatusOr<kernels::Buffer> buffer = device.Allocate(job.target.bytes());
+    if (!buffer.ok()) {
+      return absl::Status(buffer.status().code(),
+                          absl::StrCat("no memory for tensor \"", job.weight->entry.source, "\": ",
+                                       buffer.status().message(), " (this rank's weights take ",
+                                       total >> 20, " MiB; use more ranks)"));
+    }
+    job.target.data = buffer->data();
+    loaded.storage.push_back(*std::move(buffer));
+    const int64_t rows = job.target.rows;
+    const int64_t row_bytes = kernels::RowBytes(job.dtype, job.target.cols);
+    const int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes));
+    for (int64_t begin = 0; begin < rows; begin += chunk) {
+      const int64_t count = std::min(chunk, rows - begin);
+      device.ParallelFor(count, 16, [&job, begin](int64_t from, int64_t to) {
+        CopyRows(job, begin + from, begin + to);
+      });
+      loaded.bytes += count * row_bytes;
+      progress(loaded.bytes, total);
+    }
+    const model::WeightEntry& entry = job.weight->entry;
+    Tensor tensor = job.target;
+    if (entry.cols == 1) tensor = {tensor.data, tensor.dtype, 1, tensor.rows};
+    WeightSet& set =
+        entry.layer >= 0 ? loaded.layers[entry.layer - shard.layers.begin] : loaded.shared;
+    set[entry.role] = tensor;
+  }
+  if (tied_embeddings && shard.last_stage) {
+    loaded.shared[Role::kHead] = loaded.shared[Role::kEmbedding];
+  }
+  return loaded;
+}
+
+}  // namespace shardline::worker

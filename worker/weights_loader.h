@@ -1,0 +1,55 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/device.h"
+#include "kernels/tensor.h"
+#include "model/weights.h"
+#include "parallel/partition.h"
+
+namespace shardline::worker {
+
+/// Tensors by role; those that a model or a stage lacks are absent.
+class WeightSet {
+ public:
+  kernels::Tensor& operator[](model::Role role) { return tensors_[static_cast<size_t>(role)]; }
+  const kernels::Tensor& operator[](model::Role role) const {
+    return tensors_[static_cast<size_t>(role)];
+  }
+
+ private:
+  std::array<kernels::Tensor, static_cast<size_t>(model::Role::kHead) + 1> tensors_;
+};
+
+/// One rank's part of a model. Matrices are [out, in] slices, vectors [1, n] float32.
+struct ShardWeights {
+  WeightSet shared;               // of no layer: embedding, final norm, head
+  std::vector<WeightSet> layers;  // [layers of this stage]
+  std::vector<kernels::Buffer> storage;
+  int64_t bytes = 0;
+};
+
+/// How weights are kept.
+enum class WeightFormat : uint8_t {
+  kAsStored,  // quantised blocks stay packed
+  kFloat32,   // everything is expanded
+  kBFloat16,  // float types are rounded to bfloat16; quantised blocks stay packed
+};
+/// From the flag's value: "auto", "float32", "bfloat16".
+absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name);
+
+/// Copies this rank's slice of every weight to the device. Only pages that hold the slice are read.
+/// A slice that cuts through quantised blocks is expanded to float32. With tied embeddings the
+/// last stage gets the embedding's shard as its head. `progress` hears (bytes loaded, bytes in
+/// all), in bytes of the device's copy, on the calling thread.
+absl::StatusOr<ShardWeights> LoadShard(
+    kernels::Device& device, const std::vector<model::BoundWeight>& weights, bool tied_embeddings,
+    const parallel::ModelDims& dims, const parallel::RankShard& shard, WeightFormat format,
+    const std::function<void(int64_t, int64_t)>& progress);
+
+}  // namespace shardline::worker
