@@ -1,0 +1,22 @@
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+namespace shardline::cli {
+
+/// What scripts can tell apart; `shardline --help` lists them.
+enum ExitCode : int {
+  kOk = 0,
+  kInternal = 1,
+  kUsage = 2,        // bad flag, bad request, no such model
+  kUnavailable = 3,  // no coordinator answers, or none of its replicas serves
+  kExhausted = 4,    // the queue is full
+  kDeadline = 5,
+  kCancelled = 6,
+  kStartFailed = 7,  // `up`: the cluster did not start, or could not be kept running
+};
+
+/// Prints "error: CODE: message", with a hint, to stderr; returns the exit code for it.
+ExitCode Report(const grpc::Status& status, const std::string& address);
+
+}  // namespace shardline::cli

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Configures and builds the programs (not the tests) into build/cpu/bin.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -f build/cpu/build.ninja ] || cmake --preset cpu >/dev/null
+cmake --build build/cpu --target shardline shardline-coordinator shardline-worker -- --quiet
