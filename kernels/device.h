@@ -16,8 +16,9 @@ enum class DeviceKind : uint8_t { kCpu, kCuda };
 struct DeviceOptions {
   DeviceKind kind = DeviceKind::kCpu;
   /// CPU: compute threads of this rank, the calling thread included. 0 = the CPUs that this process
-  /// may run on (sched affinity and cgroup quota).
+  /// may run on (sched affinity and cgroup quota), shared among `processes` such processes.
   int threads = 0;
+  int processes = 1;
 };
 
 class Device;

@@ -26,6 +26,9 @@ void RmsNorm(Device& device, Tensor x, Tensor weight, float epsilon, Tensor y);
 /// x += delta. Both [T, H].
 void Add(Device& device, Tensor x, Tensor delta);
 
+/// Every row of x += bias. x [T, N], bias [1, N] float32.
+void AddBias(Device& device, Tensor x, Tensor bias);
+
 /// y = x * w^T (+ bias). x [T, K], w [N, K] in any format (block formats are used in packed form),
 /// bias [1, N] float32 or absent, y [T, N].
 void MatMul(Device& device, Tensor x, Tensor w, Tensor bias, Tensor y);

@@ -20,12 +20,14 @@ inline bool Better(const Candidate& a, const Candidate& b) {
   return a.score > b.score || (a.score == b.score && a.token < b.token);
 }
 
-/// max over the row, and sum of exp(logit - max). NaN logits count as -infinity.
+/// max over the row, and sum of exp((logit - max) * inverse_temperature). NaN logits count as
+/// -infinity.
 struct LogitStats {
   float max;
   double sum_exp;
 };
-LogitStats ComputeLogitStats(Device& device, std::span<const float> logits);
+LogitStats ComputeLogitStats(Device& device, std::span<const float> logits,
+                             float inverse_temperature);
 
 /// The best min(count, logits.size()) candidates by logit, in order; tokens are
 /// vocabulary_begin + index.
@@ -41,7 +43,7 @@ Candidate GumbelArgmax(Device& device, std::span<const float> logits, int32_t vo
                        uint64_t position);
 
 /// The noise itself: -log(-log(u)), u in (0, 1) from Philox-4x32-10 (Salmon et al., 2011) keyed by
-/// seed with counter (position, token).
+/// seed with a counter of (position, token).
 float GumbelNoise(uint64_t seed, uint64_t position, int32_t token);
 
 }  // namespace shardline::kernels

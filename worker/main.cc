@@ -110,12 +110,9 @@ int main(int argc, char** argv) {
   };
 
   const int ranks_on_host = RanksOnHost();
-  if (threads == 0) {
-    const int cpus = shardline::kernels::DefaultThreads();
-    threads = std::max(1, cpus / ranks_on_host);
-  }
   absl::StatusOr<std::unique_ptr<shardline::kernels::Device>> device =
-      shardline::kernels::Device::Create({shardline::kernels::DeviceKind::kCpu, threads});
+      shardline::kernels::Device::Create(
+          {shardline::kernels::DeviceKind::kCpu, threads, ranks_on_host});
   if (!device.ok()) fail(device.status(), kExitFailed);
   const absl::StatusOr<std::string> id = AgreeOnLaunchId(launch_id, **world);
   if (!id.ok()) fail(id.status(), kExitFailed);

@@ -1,0 +1,207 @@
+// Included by level_*.cc after vector_body.h. Online softmax (Milakov and Gimelshein, 2018) in key
+// tiles at absolute positions 0, kKeyTile, 2 kKeyTile, ...: what a query row adds up, and in which
+// order, depends on its position alone.
+
+namespace shardline::kernels::cpu::SHARDLINE_LEVEL {
+
+/// Views into AttentionArgs::scratch.
+struct AttentionState {
+  int rows;
+  int64_t width;       // head_dim, padded to whole vectors
+  float* q;            // [rows, width]
+  float* acc;          // [rows, width]
+  float* scores;       // [rows, kKeyTile]
+  float* max;          // [rows]
+  float* sum;          // [rows]
+  float* tile_keys;    // [kKeyTile, width], for rows that cannot be used in place
+  float* tile_values;  // likewise
+  const float* key[kKeyTile];
+  const float* value[kKeyTile];
+};
+
+SHARDLINE_INLINE void LoadKvRow(const AttentionArgs& a, const uint8_t* row, float* copy,
+                                const float** out) {
+  const int64_t d = a.head_dim;
+  if (!a.bfloat16 && d % kLanes == 0) {
+    *out = reinterpret_cast<const float*>(row);
+    return;
+  }
+  if (a.bfloat16) {
+    Expand<DType::kBF16>(row, d, copy, kLanes);
+  } else {
+    Expand<DType::kF32>(row, d, copy, kLanes);
+  }
+  *out = copy;
+}
+
+/// scores of kRows query rows from r on against `count` keys of the tile.
+template <int kRows>
+SHARDLINE_INLINE void Scores(const AttentionArgs& a, const AttentionState& s, int r, int count) {
+  for (int c = 0; c < count; c += 4) {
+    const float* key[4];
+    for (int i = 0; i < 4; ++i) key[i] = s.key[c + i < count ? c + i : count - 1];
+    V acc[kRows][4];
+    SHARDLINE_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      SHARDLINE_UNROLL
+      for (int j = 0; j < 4; ++j) acc[i][j] = Zero();
+    }
+    for (int64_t d = 0; d < s.width; d += kLanes) {
+      V k[4];
+      SHARDLINE_UNROLL
+      for (int j = 0; j < 4; ++j) k[j] = Load(key[j] + d);
+      SHARDLINE_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        const V q = Load(s.q + (r + i) * s.width + d);
+        SHARDLINE_UNROLL
+        for (int j = 0; j < 4; ++j) acc[i][j] = Fma(q, k[j], acc[i][j]);
+      }
+    }
+    SHARDLINE_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      Reduce4(acc[i][0], acc[i][1], acc[i][2], acc[i][3], s.scores + (r + i) * kKeyTile + c);
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    float* scores = s.scores + (r + i) * kKeyTile;
+    for (int c = 0; c < count; ++c) scores[c] *= a.scale;
+  }
+}
+
+/// Scores to weights, in place; rescales what the row has gathered under an older maximum.
+SHARDLINE_INLINE void Weigh(const AttentionState& s, int r, int count) {
+  float* scores = s.scores + r * kKeyTile;
+  for (int c = count; c < kKeyTile; ++c) scores[c] = -__builtin_inff();
+  V tile[kKeyTile / kLanes];
+  V best = Set1(s.max[r]);
+  for (int j = 0; j < kKeyTile / kLanes; ++j) {
+    tile[j] = Load(scores + j * kLanes);
+    best = Max(tile[j], best);
+  }
+  const float max = ReduceMax(best);
+  V total = Zero();
+  for (int j = 0; j < kKeyTile / kLanes; ++j) {
+    tile[j] = Exp(Sub(tile[j], Set1(max)));
+    Store(scores + j * kLanes, tile[j]);
+    total = Add(total, tile[j]);
+  }
+  if (max != s.max[r]) {
+    float factor[kLanes];
+    Store(factor, Exp(Set1(s.max[r] - max)));
+    s.max[r] = max;
+    s.sum[r] *= factor[0];
+    float* acc = s.acc + r * s.width;
+    for (int64_t d = 0; d < s.width; d += kLanes)
+      Store(acc + d, Mul(Load(acc + d), Set1(factor[0])));
+  }
+  s.sum[r] += ReduceAdd(total);
+}
+
+/// acc += weight * value over `count` keys for kRows rows, kColumns vectors of a head at a time.
+template <int kRows, int kColumns>
+SHARDLINE_INLINE void GatherColumns(const AttentionState& s, int r, int count, int64_t d) {
+  V acc[kRows][kColumns];
+  SHARDLINE_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    SHARDLINE_UNROLL
+    for (int j = 0; j < kColumns; ++j) acc[i][j] = Load(s.acc + (r + i) * s.width + d + j * kLanes);
+  }
+  for (int c = 0; c < count; ++c) {
+    V v[kColumns];
+    SHARDLINE_UNROLL
+    for (int j = 0; j < kColumns; ++j) v[j] = Load(s.value[c] + d + j * kLanes);
+    SHARDLINE_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      const V weight = Set1(s.scores[(r + i) * kKeyTile + c]);
+      SHARDLINE_UNROLL
+      for (int j = 0; j < kColumns; ++j) acc[i][j] = Fma(weight, v[j], acc[i][j]);
+    }
+  }
+  SHARDLINE_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    SHARDLINE_UNROLL
+    for (int j = 0; j < kColumns; ++j) Store(s.acc + (r + i) * s.width + d + j * kLanes, acc[i][j]);
+  }
+}
+
+template <int kRows>
+SHARDLINE_INLINE void Gather(const AttentionState& s, int r, int count) {
+  int64_t d = 0;
+  for (; d + 4 * kLanes <= s.width; d += 4 * kLanes) GatherColumns<kRows, 4>(s, r, count, d);
+  for (; d < s.width; d += kLanes) GatherColumns<kRows, 1>(s, r, count, d);
+}
+
+/// kRows rows that see the same `count` keys of the tile.
+template <int kRows>
+void AttendTile(const AttentionArgs& a, const AttentionState& s, int r, int count) {
+  Scores<kRows>(a, s, r, count);
+  for (int i = 0; i < kRows; ++i) Weigh(s, r + i, count);
+  Gather<kRows>(s, r, count);
+}
+
+/// Keys of the tile at `first` that the row may see.
+SHARDLINE_INLINE int Visible(const AttentionArgs& a, int row, int64_t first) {
+  const int64_t count = a.position[row / a.heads] + 1 - first;
+  return static_cast<int>(count < 0 ? 0 : count < kKeyTile ? count : kKeyTile);
+}
+
+void Attend(const AttentionArgs& a) {
+  AttentionState s;
+  s.rows = a.tokens * a.heads;
+  s.width = (a.head_dim + kLanes - 1) / kLanes * kLanes;
+  s.q = a.scratch;
+  s.acc = s.q + s.rows * s.width;
+  s.tile_keys = s.acc + s.rows * s.width;
+  s.tile_values = s.tile_keys + kKeyTile * s.width;
+  s.scores = s.tile_values + kKeyTile * s.width;
+  s.max = s.scores + s.rows * kKeyTile;
+  s.sum = s.max + s.rows;
+
+  int64_t context = 0;
+  for (int r = 0; r < s.rows; ++r) {
+    const float* q = a.q + r / a.heads * a.token_stride + r % a.heads * a.head_dim;
+    Expand<DType::kF32>(reinterpret_cast<const uint8_t*>(q), a.head_dim, s.q + r * s.width, kLanes);
+    for (int64_t d = 0; d < s.width; d += kLanes) Store(s.acc + r * s.width + d, Zero());
+    s.max[r] = -__builtin_inff();
+    s.sum[r] = 0;
+    const int64_t seen = a.position[r / a.heads] + 1;
+    context = seen > context ? seen : context;
+  }
+  const int64_t row_bytes = a.head_dim * (a.bfloat16 ? 2 : 4);
+  for (int64_t first = 0; first < context; first += kKeyTile) {
+    const int64_t end = first + kKeyTile < context ? first + kKeyTile : context;
+    for (int64_t k = first; k < end; ++k) {
+      const int64_t offset =
+          a.blocks[k / a.block_size] * a.block_stride + k % a.block_size * row_bytes;
+      const int64_t c = k - first;
+      LoadKvRow(a, a.keys + offset, s.tile_keys + c * s.width, &s.key[c]);
+      LoadKvRow(a, a.values + offset, s.tile_values + c * s.width, &s.value[c]);
+    }
+    for (int r = 0; r < s.rows;) {
+      const int count = Visible(a, r, first);
+      int alike = 1;
+      while (alike < kHeadRows && r + alike < s.rows && Visible(a, r + alike, first) == count) {
+        ++alike;
+      }
+      if (count == 0) {
+        r += alike;
+      } else if (alike == kHeadRows) {
+        AttendTile<kHeadRows>(a, s, r, count);
+        r += kHeadRows;
+      } else {
+        AttendTile<1>(a, s, r, count);
+        r += 1;
+      }
+    }
+  }
+  for (int r = 0; r < s.rows; ++r) {
+    float* out = a.out + r / a.heads * a.token_stride + r % a.heads * a.head_dim;
+    const float* acc = s.acc + r * s.width;
+    const V sum = Set1(s.sum[r]);
+    int64_t d = 0;
+    for (; d + kLanes <= a.head_dim; d += kLanes) Store(out + d, Div(Load(acc + d), sum));
+    if (d < a.head_dim) StorePartial(out + d, Div(Load(acc + d), sum), a.head_dim - d);
+  }
+}
+
+}  // namespace shardline::kernels::cpu::SHARDLINE_LEVEL

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/device.h"
+
+namespace shardline::kernels::cpu {
+
+/// Memory that only grows: step after step, the same allocation. 64-byte aligned.
+class Scratch {
+ public:
+  Scratch() = default;
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  /// At least `count` floats, contents undefined; valid until the next call.
+  float* Floats(int64_t count);
+
+ private:
+  float* data_ = nullptr;
+  int64_t count_ = 0;
+};
+
+/// The calling thread's own scratch.
+Scratch& ThreadScratch();
+
+class CpuDevice final : public Device {
+ public:
+  CpuDevice(const KernelTable& kernels, int threads);
+
+  DeviceKind kind() const override { return DeviceKind::kCpu; }
+  std::string Description() const override;
+  int64_t AvailableMemory() const override;
+  void ParallelFor(int64_t count, int64_t grain,
+                   const std::function<void(int64_t, int64_t)>& body) override;
+
+  const KernelTable& kernels() const { return kernels_; }
+  int threads() const { return pool_.threads(); }
+  /// Shared by all threads of an op, filled before its main part.
+  Scratch& shared_scratch() { return shared_scratch_; }
+
+ private:
+  const KernelTable& kernels_;
+  ThreadPool pool_;
+  Scratch shared_scratch_;
+};
+
+absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const DeviceOptions& options);
+
+/// Memory behind Buffer; null when there is not enough.
+void* AllocateMemory(size_t bytes);
+void FreeMemory(void* data, size_t bytes);
+
+}  // namespace shardline::kernels::cpu

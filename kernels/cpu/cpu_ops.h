@@ -1,0 +1,24 @@
+#pragma once
+
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/ops.h"
+
+/// The CPU backend of ops.h; what each does is said there.
+namespace shardline::kernels::cpu {
+
+void EmbeddingLookup(CpuDevice& device, Tensor table, int64_t vocabulary_begin,
+                     std::span<const int32_t> tokens, Tensor out);
+void RmsNorm(CpuDevice& device, Tensor x, Tensor weight, float epsilon, Tensor y);
+void Add(CpuDevice& device, Tensor x, Tensor delta);
+void AddBias(CpuDevice& device, Tensor x, Tensor bias);
+void MatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y);
+void GatedActivation(CpuDevice& device, Activation activation, Tensor gate, Tensor up, Tensor out);
+void Rotary(CpuDevice& device, const RotaryParams& params, std::span<const int32_t> positions,
+            Tensor x);
+void WriteKv(CpuDevice& device, const AttentionBatch& batch, Tensor k, Tensor v,
+             const KvCache& cache);
+void Attention(CpuDevice& device, const AttentionParams& params, const AttentionBatch& batch,
+               Tensor q, const KvCache& cache, Tensor out);
+void GatherRows(CpuDevice& device, Tensor x, std::span<const int32_t> rows, Tensor rows_out);
+
+}  // namespace shardline::kernels::cpu
