@@ -2,6 +2,8 @@
 
 #include <grpcpp/support/status.h>
 
+#include <string>
+
 namespace shardline::cli {
 
 /// What scripts can tell apart; `shardline --help` lists them.
@@ -18,5 +20,8 @@ enum ExitCode : int {
 
 /// Prints "error: CODE: message", with a hint, to stderr; returns the exit code for it.
 ExitCode Report(const grpc::Status& status, const std::string& address);
+
+/// The same for a command line that cannot work: "error: INVALID_ARGUMENT: message".
+ExitCode ReportUsage(const std::string& message);
 
 }  // namespace shardline::cli

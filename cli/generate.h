@@ -1,17 +1,14 @@
 #pragma once
 
-#include <optional>
+#include <functional>
+#include <memory>
 #include <string>
 
+#include "cli/client.h"
 #include "cli/exit_code.h"
-#include "shardline/v1/generation.pb.h"
+#include "shardline/v1/generation.grpc.pb.h"
 
 namespace shardline::cli {
-
-struct ClientOptions {
-  std::string address = "127.0.0.1:50051";
-  double timeout = 0;  // seconds a request may take; 0: no limit
-};
 
 struct GenerateOptions {
   ClientOptions client;
@@ -23,11 +20,31 @@ struct GenerateOptions {
   bool stats = false;  // speed, on stderr
 };
 
-/// Streams one answer to stdout. SIGINT cancels it.
-ExitCode RunGenerate(const GenerateOptions& options);
+/// What came of one request.
+struct Answer {
+  grpc::Status status;
+  std::string text;
+  v1::Usage usage;
+  double first_token_seconds = 0;
+  double seconds = 0;
+  int signal = 0;  // that cancelled it, or 0
+};
 
-/// A conversation on the terminal: /reset forgets it, /exit ends, Ctrl-C cancels an answer.
-ExitCode RunChat(const GenerateOptions& options);
+/// Streams one answer. Each message goes to `on_message`; the request is cancelled when it returns
+/// false, and by SIGINT or SIGTERM (which must be blocked).
+Answer StreamAnswer(v1::Generation::Stub& stub, double timeout, const v1::GenerateRequest& request,
+                    const std::function<bool(const v1::GenerateStreamResponse&)>& on_message);
+
+/// Writes a message's text to stdout at once; false when nobody reads it any more.
+bool PrintText(const v1::GenerateStreamResponse& message);
+
+/// Tokens and speed, one line on stderr.
+void PrintStats(const Answer& answer);
+
+void AddMessage(v1::Chat& chat, const std::string& role, const std::string& content);
+
+/// Streams one answer to stdout.
+ExitCode RunGenerate(const GenerateOptions& options);
 
 /// Token ids of a text, one line.
 ExitCode RunTokenize(const ClientOptions& options, const std::string& text);

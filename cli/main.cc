@@ -1,16 +1,14 @@
 // shardline: the command that people use; `shardline --help` explains it.
 #include <unistd.h>
 
-#include <cctype>
+#include <CLI/CLI.hpp>
 #include <csignal>
 #include <iostream>
 #include <iterator>
-#include <memory>
-#include <type_traits>
 
-#include <CLI/CLI.hpp>
-
+#include "cli/chat.h"
 #include "cli/exit_code.h"
+#include "cli/flags.h"
 #include "cli/generate.h"
 #include "cli/interrupt.h"
 #include "cli/status.h"
@@ -20,185 +18,166 @@ namespace {
 
 using namespace shardline::cli;  // NOLINT: this file is the command's surface
 
-constexpr char kFooter[] = R"(Every flag is also an environment variable: --max-tokens is SHARDLINE_MAX_TOKENS.
+constexpr char kFooter[] = R"(`shardline COMMAND --help` explains a command.
+Every flag is also an environment variable: --max-tokens is SHARDLINE_MAX_TOKENS.
 
-Exit codes: 0 ok, 1 internal, 2 bad flag or request, 3 nothing serves there, 4 queue full,
-5 deadline passed, 6 cancelled, 7 the cluster did not start or could not be kept running.
+Exit codes:
+  0  ok
+  1  internal or unexpected
+  2  bad flag or request; no such model
+  3  unavailable: nothing answers at the address, or it does not serve
+  4  resource exhausted: the queue is full
+  5  deadline passed
+  6  cancelled: interrupted, or nobody reads the output
+  7  the cluster did not start, or could not be kept running
 
 Examples:
   shardline up model.gguf --tensor-parallel-size 2
   shardline generate --chat "What is the capital of France?"
+  shardline chat
   shardline status)";
 
-std::string Variable(const std::string& flag) {
-  std::string variable = "SHARDLINE_" + flag;
-  for (char& c : variable) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
-  return variable;
+constexpr char kUpFooter[] = R"(Runs in the foreground. Prints one line on stdout when it serves:
+  ready address=HOST:PORT model=NAME ...
+Ctrl-C or SIGTERM lets running requests finish, then stops everything; a second one stops at once.
+Ranks that die are started again, and running requests go on.
+
+Examples:
+  shardline up model.gguf
+  shardline up model.gguf --tensor-parallel-size 2 --listen 127.0.0.1:0
+  shardline up models/llama --pipeline-parallel-size 2 --max-model-len 4096 --log-dir logs)";
+
+constexpr char kGenerateFooter[] = R"(Without --chat the model goes on from the text as it is.
+Without PROMPT, or with -, the prompt is read from stdin, less one newline at its end.
+
+Examples:
+  shardline generate "Once upon a time" --max-tokens 50
+  shardline generate --chat --temperature 0 --stats "Name three rivers."
+  shardline generate --json --seed 7 --stop END < prompt.txt)";
+
+constexpr char kChatFooter[] =
+    R"(/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer.
+From a pipe, each line is a message.
+
+Examples:
+  shardline chat --system "You answer in one sentence."
+  printf 'My name is Ada.\nWhat is my name?\n' | shardline chat --temperature 0)";
+
+/// The argument, or stdin for "-" or, unless that is a terminal, for none. False when neither.
+bool ReadText(const CLI::Option& argument, std::string& text) {
+  const bool given = argument.count() > 0;
+  if (given && text != "-") return true;
+  if (!given && isatty(STDIN_FILENO) != 0) return false;
+  text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  if (text.ends_with('\n')) text.pop_back();
+  return !text.empty();
 }
 
-template <typename T>
-CLI::Option* Option(CLI::App& app, const std::string& name, T& value, const std::string& help) {
-  return app.add_option("--" + name, value, help)->envname(Variable(name))->capture_default_str();
+ExitCode NoText() { return ReportUsage("there is no text; give it as an argument, or pipe it in"); }
+
+struct Commands {
+  UpOptions up;
+  GenerateOptions generate, chat;
+  ClientOptions status, models, tokenize;
+  bool raw = false;
+  bool json = false, watch = false;
+  std::string text;
+};
+
+void AddGenerate(CLI::App& app, Commands& commands) {
+  CLI::App& generate = *app.add_subcommand("generate", "Stream one answer to stdout");
+  generate.footer(kGenerateFooter);
+  generate.add_option("PROMPT", commands.generate.prompt, "The text to go on from; - reads stdin");
+  GenerateOptions& options = commands.generate;
+  CLI::Option* chat = AddFlag(generate, "chat", options.chat,
+                              "The prompt is a user's message: put it in the chat template");
+  AddFlag(generate, "raw", commands.raw, "The prompt is text to go on from (the default)")
+      ->excludes(chat);
+  AddOption(generate, "system", options.system, "System message, with --chat");
+  AddFlag(generate, "json", options.json, "One JSON object a message instead of text");
+  AddFlag(generate, "stats", options.stats, "Print tokens and speed to stderr");
+  AddClientFlags(generate, options.client);
+  AddSamplingFlags(generate, options.sampling);
 }
 
-CLI::Option* Flag(CLI::App& app, const std::string& name, bool& value, const std::string& help) {
-  return app.add_flag("--" + name, value, help)->envname(Variable(name));
+void AddCommands(CLI::App& app, Commands& commands) {
+  CLI::App& up = *app.add_subcommand(
+      "up", "Start a cluster on this machine: a coordinator, and one MPI rank a device");
+  up.footer(kUpFooter);
+  AddUpFlags(up, commands.up);
+
+  AddGenerate(app, commands);
+
+  CLI::App& chat = *app.add_subcommand("chat", "Talk to the model");
+  chat.footer(kChatFooter);
+  AddOption(chat, "system", commands.chat.system, "System message");
+  AddFlag(chat, "stats", commands.chat.stats, "Print tokens and speed to stderr");
+  AddClientFlags(chat, commands.chat.client);
+  AddSamplingFlags(chat, commands.chat.sampling);
+
+  CLI::App& status = *app.add_subcommand("status", "Show the cluster; exit code 0 if it serves");
+  status.footer(
+      "Examples:\n  shardline status --watch\n"
+      "  until shardline status >/dev/null 2>&1; do sleep 1; done");
+  AddFlag(status, "json", commands.json, "As one line of JSON");
+  AddFlag(status, "watch", commands.watch, "Again each second, until Ctrl-C");
+  AddClientFlags(status, commands.status);
+
+  CLI::App& models = *app.add_subcommand("models", "List the served models");
+  models.footer("Example:\n  shardline models --address 127.0.0.1:50051");
+  AddClientFlags(models, commands.models);
+
+  CLI::App& tokenize = *app.add_subcommand("tokenize", "Show the token ids of a text");
+  tokenize.footer("Example:\n  shardline tokenize \"Hello, world\"");
+  tokenize.add_option("TEXT", commands.text, "The text; - reads stdin");
+  AddClientFlags(tokenize, commands.tokenize);
 }
 
-void AddClient(CLI::App& app, ClientOptions& client) {
-  Option(app, "address", client.address, "The coordinator's HOST:PORT");
-  Option(app, "timeout", client.timeout, "Seconds that the request may take; 0: no limit")
-      ->check(CLI::Range(0.0, 1e6));
-}
-
-/// Sampling flags set a field only when given: the server has the defaults.
-void AddSampling(CLI::App& app, shardline::v1::SamplingParams& sampling) {
-  const auto number = [&app](const std::string& name, const std::string& help, auto set) {
-    using T = std::remove_cvref_t<typename decltype(set)::argument_type>;
-    app.add_option_function<T>("--" + name, set, help)->envname(Variable(name));
-  };
-  auto* const s = &sampling;
-  number("max-tokens", "Tokens to generate at most",
-         std::function<void(const uint32_t&)>([s](uint32_t v) { s->set_max_tokens(v); }));
-  number("temperature", "0 is greedy (default: the model's, else 1)",
-         std::function<void(const float&)>([s](float v) { s->set_temperature(v); }));
-  number("top-p", "Nucleus: smallest set of likeliest tokens with this probability",
-         std::function<void(const float&)>([s](float v) { s->set_top_p(v); }));
-  number("top-k", "Only the likeliest K tokens; 0: all",
-         std::function<void(const uint32_t&)>([s](uint32_t v) { s->set_top_k(v); }));
-  number("min-p", "Only tokens with this share of the likeliest one's probability",
-         std::function<void(const float&)>([s](float v) { s->set_min_p(v); }));
-  number("seed", "Same request and seed, same tokens",
-         std::function<void(const uint64_t&)>([s](uint64_t v) { s->set_seed(v); }));
-  app.add_option_function<std::vector<std::string>>(
-         "--stop",
-         [s](const std::vector<std::string>& stops) {
-           for (const std::string& stop : stops) s->add_stop(stop);
-         },
-         "End before this text; may be given several times")
-      ->allow_extra_args(false)
-      ->envname(Variable("stop"));
-  app.add_flag_function(
-         "--ignore-eos", [s](int64_t) { s->set_ignore_eos(true); },
-         "Go on past the end-of-sequence token")
-      ->envname(Variable("ignore-eos"));
-}
-
-/// Flags of `up` that the coordinator reads; given ones are passed on as they are.
-void AddPassedOn(CLI::App& app, std::vector<std::string>& passed) {
-  const auto pass = [&](const std::string& name, const std::string& help) {
-    app.add_option_function<std::string>(
-           "--" + name,
-           [&passed, name](const std::string& value) {
-             passed.push_back("--" + name + "=" + value);
-           },
-           help)
-        ->envname(Variable(name));
-  };
-  pass("served-model-name", "Name for clients (default: from the path)");
-  pass("dtype", "Weights: auto (as stored), float32, bfloat16");
-  pass("kv-cache-dtype", "KV cache: auto, float32, bfloat16");
-  pass("kv-cache-memory", "Bytes of KV cache a rank; 0: automatic");
-  pass("max-model-len", "Longest prompt and answer together, in tokens");
-  pass("max-num-seqs", "Sequences that run at once");
-  pass("max-num-batched-tokens", "Tokens in one step");
-  pass("max-queued-requests", "Requests that may wait");
-  pass("max-queued-tokens", "Prompt tokens that may wait");
-  pass("attach-timeout", "Seconds from the first rank to the last");
-  pass("step-timeout", "Seconds until a silent replica counts as lost");
-}
-
-void ReadPromptFromStdin(std::string& prompt) {
-  if (!prompt.empty() && prompt != "-") return;
-  if (prompt.empty() && isatty(STDIN_FILENO) != 0) return;
-  prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+ExitCode Run(const CLI::App& app, Commands& commands) {
+  if (app.got_subcommand("up")) {
+    BlockStopSignals();
+    return RunUp(commands.up);
+  }
+  if (app.got_subcommand("generate")) {
+    if (!commands.generate.system.empty() && !commands.generate.chat) {
+      return ReportUsage("--system needs --chat");
+    }
+    if (!ReadText(*app.get_subcommand("generate")->get_option("PROMPT"), commands.generate.prompt))
+      return NoText();
+    BlockStopSignals();
+    return RunGenerate(commands.generate);
+  }
+  if (app.got_subcommand("chat")) {
+    BlockStopSignals();
+    return RunChat(commands.chat);
+  }
+  if (app.got_subcommand("status")) {
+    return RunStatus(commands.status, commands.json, commands.watch);
+  }
+  if (app.got_subcommand("models")) return RunModels(commands.models);
+  if (!ReadText(*app.get_subcommand("tokenize")->get_option("TEXT"), commands.text))
+    return NoText();
+  return RunTokenize(commands.tokenize, commands.text);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  BlockStopSignals();
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("Shardline: serves language models that no single device can hold.");
   app.set_version_flag("--version", "shardline " SHARDLINE_VERSION);
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // none is handled below, after unknown words have been named
   app.footer(kFooter);
-
-  UpOptions up_options;
-  CLI::App& up = *app.add_subcommand(
-      "up", "Start a cluster on this machine: a coordinator and one MPI rank a device");
-  up.footer("Runs in the foreground; Ctrl-C stops all of it. Prints one line when it serves:\n"
-            "  ready address=HOST:PORT model=NAME ...\n\n"
-            "Example: shardline up model.gguf --tensor-parallel-size 2 --listen 127.0.0.1:0");
-  up.add_option("MODEL", up_options.model,
-                "A .gguf file, or a Hugging Face directory with config.json and safetensors")
-      ->required()
-      ->envname("SHARDLINE_MODEL");
-  Option(up, "tensor-parallel-size", up_options.tensor_parallel_size, "Ranks that share each layer")
-      ->check(CLI::Range(1, 4096));
-  Option(up, "pipeline-parallel-size", up_options.pipeline_parallel_size,
-         "Stages that the layers are split in")
-      ->check(CLI::Range(1, 4096));
-  Option(up, "listen", up_options.listen, "HOST:PORT for clients; port 0: a free one");
-  Option(up, "threads", up_options.threads, "Compute threads a rank; 0: the CPUs shared out")
-      ->check(CLI::Range(0, 1024));
-  Option(up, "start-timeout", up_options.start_timeout, "Seconds until it must serve")
-      ->check(CLI::Range(1, 86400));
-  Option(up, "drain-timeout", up_options.drain_timeout,
-         "Seconds that running requests get when it is stopped")
-      ->check(CLI::Range(1, 86400));
-  Option(up, "log-dir", up_options.log_dir,
-         "Where logs are kept (default: a temporary directory, kept when something fails)");
-  AddPassedOn(up, up_options.coordinator_flags);
-
-  GenerateOptions generate_options;
-  CLI::App& generate = *app.add_subcommand("generate", "Stream one answer");
-  generate.footer("The prompt may also come on stdin.\n\n"
-                  "Example: shardline generate --chat --temperature 0 \"Name three rivers.\"");
-  generate.add_option("PROMPT", generate_options.prompt, "The text to go on from; - reads stdin");
-  Flag(generate, "chat", generate_options.chat, "The prompt is a user's message: use the template");
-  Option(generate, "system", generate_options.system, "System message, with --chat");
-  Flag(generate, "json", generate_options.json, "One JSON object a message instead of text");
-  Flag(generate, "stats", generate_options.stats, "Print the speed to stderr");
-  AddClient(generate, generate_options.client);
-  AddSampling(generate, generate_options.sampling);
-
-  GenerateOptions chat_options;
-  CLI::App& chat = *app.add_subcommand("chat", "Talk to the model");
-  Option(chat, "system", chat_options.system, "System message");
-  Flag(chat, "stats", chat_options.stats, "Print the speed to stderr");
-  AddClient(chat, chat_options.client);
-  AddSampling(chat, chat_options.sampling);
-
-  ClientOptions status_client;
-  bool status_json = false;
-  CLI::App& status = *app.add_subcommand("status", "Show the cluster; exit code 0 when it serves");
-  Flag(status, "json", status_json, "As one JSON object");
-  AddClient(status, status_client);
-
-  ClientOptions models_client;
-  CLI::App& models = *app.add_subcommand("models", "List the served models");
-  AddClient(models, models_client);
-
-  ClientOptions tokenize_client;
-  std::string tokenize_text;
-  CLI::App& tokenize = *app.add_subcommand("tokenize", "Show the token ids of a text");
-  tokenize.add_option("TEXT", tokenize_text, "The text; - reads stdin");
-  AddClient(tokenize, tokenize_client);
-
+  Commands commands;
+  AddCommands(app, commands);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kOk : kUsage;
   }
-  if (up) return RunUp(up_options);
-  if (generate) {
-    ReadPromptFromStdin(generate_options.prompt);
-    return RunGenerate(generate_options);
+  if (app.get_subcommands().empty()) {
+    std::cerr << app.help();
+    return kUsage;
   }
-  if (chat) return RunChat(chat_options);
-  if (status) return RunStatus(status_client, status_json);
-  if (models) return RunModels(models_client);
-  ReadPromptFromStdin(tokenize_text);
-  return RunTokenize(tokenize_client, tokenize_text);
+  return Run(app, commands);
 }

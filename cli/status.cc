@@ -1,24 +1,31 @@
 #include "cli/status.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdio>
 #include <iostream>
-
-#include <google/protobuf/util/json_util.h>
-#include <grpcpp/grpcpp.h>
+#include <thread>
 
 #include "shardline/v1/admin.grpc.pb.h"
 
 namespace shardline::cli {
 namespace {
 
+constexpr double kDefaultTimeoutSeconds = 5;
+
 const char* NameOf(v1::ReplicaState state) {
   switch (state) {
-    case v1::REPLICA_STATE_WAITING: return "waiting for ranks";
-    case v1::REPLICA_STATE_LOADING: return "loading";
-    case v1::REPLICA_STATE_WARMING: return "warming up";
-    case v1::REPLICA_STATE_SERVING: return "serving";
-    default: return "unknown";
+    case v1::REPLICA_STATE_WAITING:
+      return "waiting for ranks";
+    case v1::REPLICA_STATE_LOADING:
+      return "loading";
+    case v1::REPLICA_STATE_WARMING:
+      return "warming up";
+    case v1::REPLICA_STATE_SERVING:
+      return "serving";
+    default:
+      return "unknown";
   }
 }
 
@@ -58,29 +65,36 @@ void Print(const v1::GetStatusResponse& status) {
               static_cast<unsigned long>(counters.steps()));
 }
 
-}  // namespace
-
-ExitCode RunStatus(const ClientOptions& options, bool json) {
-  const auto stub = v1::Admin::NewStub(
-      grpc::CreateChannel(options.address, grpc::InsecureChannelCredentials()));
+ExitCode ShowOnce(v1::Admin::Stub& stub, const ClientOptions& options, bool json, bool clear) {
   grpc::ClientContext context;
-  const double timeout = options.timeout > 0 ? options.timeout : 5;
-  context.set_deadline(std::chrono::system_clock::now() +
-                       std::chrono::microseconds(static_cast<int64_t>(timeout * 1e6)));
+  SetDeadline(options.timeout > 0 ? options.timeout : kDefaultTimeoutSeconds, context);
   v1::GetStatusResponse response;
-  const grpc::Status status = stub->GetStatus(&context, {}, &response);
-  if (!status.ok()) return Report(status, options.address);
+  const grpc::Status status = stub.GetStatus(&context, {}, &response);
+  if (clear) std::printf("\033[H\033[J");
+  if (!status.ok()) {
+    std::fflush(stdout);
+    return Report(status, options.address);
+  }
   if (json) {
-    std::string text;
-    google::protobuf::util::JsonPrintOptions print;
-    print.preserve_proto_field_names = true;
-    print.always_print_primitive_fields = true;
-    if (!google::protobuf::util::MessageToJsonString(response, &text, print).ok()) return kInternal;
-    std::cout << text << std::endl;
+    std::printf("%s\n", ToJson(response, /*all_fields=*/true).c_str());
   } else {
     Print(response);
   }
+  std::fflush(stdout);
   return response.replica().state() == v1::REPLICA_STATE_SERVING ? kOk : kUnavailable;
+}
+
+}  // namespace
+
+ExitCode RunStatus(const ClientOptions& options, bool json, bool watch) {
+  const auto stub = v1::Admin::NewStub(Connect(options.address));
+  const bool clear = watch && !json && isatty(STDOUT_FILENO) != 0;
+  while (true) {
+    const ExitCode code = ShowOnce(*stub, options, json, clear);
+    if (!watch || std::ferror(stdout) != 0) return code;
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    if (!json && !clear) std::printf("\n");
+  }
 }
 
 }  // namespace shardline::cli

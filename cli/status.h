@@ -1,11 +1,12 @@
 #pragma once
 
+#include "cli/client.h"
 #include "cli/exit_code.h"
-#include "cli/generate.h"
 
 namespace shardline::cli {
 
-/// Prints the cluster's state. kOk only when it serves.
-ExitCode RunStatus(const ClientOptions& options, bool json);
+/// Prints the cluster's state; with `watch`, again each second until a signal. kOk only when it
+/// serves.
+ExitCode RunStatus(const ClientOptions& options, bool json, bool watch);
 
 }  // namespace shardline::cli

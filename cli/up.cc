@@ -4,23 +4,18 @@
 
 #include <algorithm>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
-#include <memory>
 #include <optional>
 #include <utility>
 
-#include <grpcpp/grpcpp.h>
-
 #include "absl/strings/str_cat.h"
-#include "cli/child_process.h"
 #include "cli/interrupt.h"
-#include "shardline/v1/admin.grpc.pb.h"
+#include "cli/local_cluster.h"
+#include "cli/preflight.h"
+#include "cli/progress.h"
 
 namespace shardline::cli {
 namespace {
@@ -31,328 +26,222 @@ using Clock = std::chrono::steady_clock;
 constexpr int kPollMilliseconds = 50;
 constexpr int kMaxFailuresInARow = 5;
 constexpr double kStableSeconds = 60;
-constexpr int kKillAfterMilliseconds = 5000;
+constexpr int kMaxRestartSeconds = 30;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Shows how far loading is: a bar on a terminal, else a line a second.
-class Progress {
+/// A directory for this run, removed at the end unless something in it is worth reading.
+class RunDirectory {
  public:
-  void Show(const v1::ReplicaStatus& replica) {
-    const bool terminal = isatty(STDERR_FILENO) != 0;
-    const double pause = terminal ? 0.1 : 1.0;
-    if (shown_ && SecondsSince(last_) < pause) return;
-    uint64_t loaded = 0;
-    uint64_t total = 0;
-    int attached = 0;
-    for (const v1::RankStatus& rank : replica.ranks()) {
-      loaded += rank.bytes_loaded();
-      total += rank.bytes_total();
-      attached += rank.attached() ? 1 : 0;
-    }
-    std::string text;
-    if (replica.state() == v1::REPLICA_STATE_WAITING) {
-      text = absl::StrCat("waiting for ranks: ", attached, " of ", replica.ranks_size());
-    } else if (replica.state() == v1::REPLICA_STATE_WARMING) {
-      text = "warming up";
-    } else {
-      const int percent = total == 0 ? 0 : static_cast<int>(100.0 * loaded / total);
-      char numbers[96];
-      std::snprintf(numbers, sizeof(numbers), "%3d %%  %.1f of %.1f MB", percent, loaded / 1e6,
-                    total / 1e6);
-      text = absl::StrCat("loading weights [", std::string(percent / 4, '='),
-                          std::string(25 - percent / 4, ' '), "] ", numbers);
-    }
-    if (terminal) {
-      std::cerr << "\r\033[K" << text << std::flush;
-    } else if (text != last_text_) {
-      std::cerr << text << std::endl;
-    }
-    last_text_ = text;
-    last_ = Clock::now();
-    shown_ = true;
+  ~RunDirectory() {
+    std::error_code ignored;
+    if (!path_.empty() && !keep_) fs::remove_all(path_, ignored);
   }
-  void Clear() const {
-    if (shown_ && isatty(STDERR_FILENO) != 0) std::cerr << "\r\033[K" << std::flush;
+  absl::Status Create() {
+    std::error_code error;
+    fs::path parent = fs::temp_directory_path(error);
+    if (error) parent = "/tmp";
+    std::string pattern = parent / "shardline-up.XXXXXX";
+    if (mkdtemp(pattern.data()) == nullptr) {
+      return absl::UnavailableError(
+          absl::StrCat("cannot make a directory in ", parent.string(), "; set TMPDIR to another"));
+    }
+    path_ = pattern;
+    return absl::OkStatus();
+  }
+  const fs::path& path() const { return path_; }
+  void Keep() { keep_ = true; }
+
+ private:
+  fs::path path_;
+  bool keep_ = false;
+};
+
+/// How often ranks have died in a row: without having served a while in between.
+class RestartPolicy {
+ public:
+  /// Seconds to wait before the next start, or nothing when it is time to give up.
+  std::optional<int> OnDeath(double seconds_served) {
+    failures_ = seconds_served > kStableSeconds ? 1 : failures_ + 1;
+    if (failures_ >= kMaxFailuresInARow) return std::nullopt;
+    return std::min(kMaxRestartSeconds, 1 << (failures_ - 1));
   }
 
  private:
-  Clock::time_point last_;
-  std::string last_text_;
-  bool shown_ = false;
+  int failures_ = 0;
 };
 
-class Cluster {
+class Up {
  public:
-  explicit Cluster(const UpOptions& options) : options_(options) {}
-
-  ~Cluster() {
-    Stop();
-    if (temporary_logs_ && !keep_logs_) {
-      std::error_code ignored;
-      fs::remove_all(logs_, ignored);
-    }
-  }
+  explicit Up(const UpOptions& options) : options_(options) {}
 
   ExitCode Run() {
-    const auto start = Clock::now();
     absl::Status status = Prepare();
-    if (status.ok()) status = StartCoordinator();
-    if (!status.ok()) return Fail(status);
-    if (interrupted_) return kOk;
-    ExitCode code = StartRanksAndWait(start);
-    if (code != kOk || interrupted_) return code;
-    code = Watch();
-    Stop();
+    if (status.ok()) status = cluster_->StartCoordinator();
+    if (status.ok()) status = cluster_->StartRanks();
+    if (status.ok()) status = WaitUntilServing();
+    if (status.ok()) status = Watch();
+    progress_.Clear();
+    const ExitCode code = Explain(status);
+    if (isatty(STDERR_FILENO) != 0 && cluster_) std::cerr << "stopping" << std::endl;
+    cluster_.reset();
     return code;
   }
 
  private:
-  ExitCode Fail(const absl::Status& status) {
-    progress_.Clear();
-    std::cerr << "error: " << status.message() << std::endl;
-    return status.code() == absl::StatusCode::kNotFound ||
-                   status.code() == absl::StatusCode::kInvalidArgument
-               ? kUsage
-               : kStartFailed;
-  }
-
   absl::Status Prepare() {
-    std::error_code error;
-    if (!fs::exists(options_.model, error)) {
-      return absl::NotFoundError(absl::StrCat(
-          "no model at \"", options_.model,
-          "\"; give a .gguf file, or a Hugging Face directory with config.json and safetensors"));
-    }
-    const auto find = [](const char* name, const char* advice, std::string& path) -> absl::Status {
-      absl::StatusOr<std::string> found = FindProgram(name, advice);
-      if (!found.ok()) return found.status();
-      path = *std::move(found);
-      return absl::OkStatus();
-    };
-    absl::Status status =
-        find("shardline-coordinator", "build it with scripts/build.sh", coordinator_path_);
-    if (status.ok()) {
-      status = find("shardline-worker", "build it with scripts/build.sh", worker_path_);
-    }
-    if (status.ok()) {
-      status = find("mpirun", "install OpenMPI (scripts/setup.sh does)", mpirun_path_);
-    }
+    absl::Status status = CheckModelPath(options_.model);
+    if (status.ok()) status = CheckListenAddress(options_.listen);
     if (!status.ok()) return status;
-    logs_ = options_.log_dir;
-    if (logs_.empty()) {
-      std::string pattern = fs::temp_directory_path(error) / "shardline-up.XXXXXX";
-      if (mkdtemp(pattern.data()) == nullptr) {
-        return absl::InternalError("cannot make a directory for logs; give one with --log-dir");
+    absl::StatusOr<Programs> programs = FindPrograms();
+    if (!programs.ok()) return programs.status();
+    if (!options_.log_dir.empty()) {
+      std::error_code error;
+      fs::create_directories(options_.log_dir, error);
+      if (error) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("--log-dir: cannot make \"", options_.log_dir, "\": ", error.message()));
       }
-      logs_ = pattern;
-      temporary_logs_ = true;
-    } else {
-      fs::create_directories(logs_, error);
     }
+    status = directory_.Create();
+    if (!status.ok()) return status;
+    cluster_.emplace(options_, *std::move(programs), directory_.path());
     return absl::OkStatus();
   }
 
-  std::string CoordinatorLog() const { return logs_ / "coordinator.log"; }
-  std::string RanksLog() const { return logs_ / "ranks.log"; }
-
-  /// The errors in a log, or its last lines, for people.
-  std::string Tail(const std::string& log) {
-    keep_logs_ = true;
-    std::ifstream file(log);
-    std::deque<std::string> errors, lines;
-    std::string line;
-    while (std::getline(file, line)) {
-      std::deque<std::string>& kept = line.find("error") != std::string::npos ? errors : lines;
-      kept.push_back(line);
-      if (kept.size() > 8) kept.pop_front();
+  /// Prints what went wrong, if anything did.
+  ExitCode Explain(const absl::Status& status) {
+    if (status.ok()) return kOk;
+    std::cerr << "error: " << status.message() << std::endl;
+    switch (status.code()) {
+      case absl::StatusCode::kCancelled:
+        return kCancelled;
+      case absl::StatusCode::kInvalidArgument:
+        return kUsage;
+      default:
+        return kStartFailed;
     }
-    std::string text;
-    for (const std::string& one : errors.empty() ? lines : errors) {
-      absl::StrAppend(&text, "\n  ", one);
-    }
-    return absl::StrCat(text, "\n(the whole log: ", log, ")");
   }
 
-  absl::Status StartCoordinator() {
-    std::vector<std::string> command = {
-        coordinator_path_,
-        options_.model,
-        "--listen=" + options_.listen,
-        absl::StrCat("--tensor-parallel-size=", options_.tensor_parallel_size),
-        absl::StrCat("--pipeline-parallel-size=", options_.pipeline_parallel_size),
-        absl::StrCat("--drain-timeout=", options_.drain_timeout)};
-    command.insert(command.end(), options_.coordinator_flags.begin(),
-                   options_.coordinator_flags.end());
-    absl::StatusOr<ChildProcess> started = ChildProcess::Start(command, CoordinatorLog());
-    if (!started.ok()) return started.status();
-    coordinator_.emplace(*std::move(started));
-    constexpr std::string_view kWord = "listening on ";
+  /// An error that a log explains; the log is kept.
+  absl::Status Broken(const std::string& what, const LogFile& log) {
+    if (options_.log_dir.empty()) directory_.Keep();
+    return absl::UnavailableError(absl::StrCat(what, ":", log.Tail()));
+  }
+
+  absl::Status CoordinatorBroken(const std::string& end) {
+    return Broken(absl::StrCat("the coordinator ended unasked (", end, ")"),
+                  cluster_->coordinator_log());
+  }
+
+  absl::Status WaitUntilServing() {
     while (true) {
-      const std::optional<std::string> end = coordinator_->Ended();
-      std::ifstream log(CoordinatorLog());
-      std::string line;
-      while (std::getline(log, line)) {
-        if (line.starts_with(kWord)) {
-          address_ = line.substr(kWord.size());
-          return absl::OkStatus();
-        }
-        // The coordinator's own message says all there is to say.
-        if (end && line.starts_with("error: ")) {
-          return *end == absl::StrCat("exit code ", int{kUsage})
-                     ? absl::InvalidArgumentError(line.substr(7))
-                     : absl::UnavailableError(line.substr(7));
-        }
-      }
-      if (end) {
-        return absl::InternalError(absl::StrCat("the coordinator ended (", *end, "):",
-                                                Tail(CoordinatorLog())));
-      }
-      if (TakeStopSignal(kPollMilliseconds) != 0) {
-        interrupted_ = true;
+      const std::optional<std::string> ranks_end = cluster_->RanksEnded();
+      const std::optional<v1::GetStatusResponse> status = cluster_->GetStatus();
+      if (status && status->replica().state() == v1::REPLICA_STATE_SERVING) {
+        PrintReady(*status);
         return absl::OkStatus();
       }
-    }
-  }
-
-  absl::Status StartRanks() {
-    const int world = options_.tensor_parallel_size * options_.pipeline_parallel_size;
-    std::vector<std::string> command = {mpirun_path_, "-n", absl::StrCat(world), "--oversubscribe",
-                                        "--bind-to", "none"};
-    if (geteuid() == 0) command.push_back("--allow-run-as-root");
-    // Ranks that wait must not starve those that compute; single copy needs rights that containers
-    // lack; one host needs no remote launcher.
-    for (const auto& [key, value] :
-         {std::pair("mpi_yield_when_idle", "1"), std::pair("btl_vader_single_copy_mechanism", "none"),
-          std::pair("plm", "isolated")}) {
-      command.insert(command.end(), {"--mca", key, value});
-    }
-    command.insert(command.end(), {worker_path_, "--coordinator", address_, "--threads",
-                                   absl::StrCat(options_.threads)});
-    absl::StatusOr<ChildProcess> started = ChildProcess::Start(command, RanksLog());
-    if (!started.ok()) return started.status();
-    ranks_.emplace(*std::move(started));
-    ranks_since_ = Clock::now();
-    return absl::OkStatus();
-  }
-
-  std::optional<v1::GetStatusResponse> GetStatus() {
-    if (stub_ == nullptr) {
-      stub_ = v1::Admin::NewStub(grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
-    }
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(2));
-    v1::GetStatusResponse response;
-    if (!stub_->GetStatus(&context, {}, &response).ok()) return std::nullopt;
-    return response;
-  }
-
-  ExitCode StartRanksAndWait(Clock::time_point start) {
-    const absl::Status started = StartRanks();
-    if (!started.ok()) return Fail(started);
-    while (true) {
-      const std::optional<v1::GetStatusResponse> status = GetStatus();
-      if (status && status->replica().state() == v1::REPLICA_STATE_SERVING) {
-        progress_.Clear();
-        PrintReady(*status, SecondsSince(start));
-        return kOk;
-      }
       if (status && !status->replica().last_error().empty()) {
-        return Fail(absl::InternalError(status->replica().last_error()));
+        // The ranks' own words may say more; they get a moment to say them.
+        for (int i = 0; i < 20 && !cluster_->RanksEnded(); ++i) usleep(100'000);
+        return Broken(status->replica().last_error(), cluster_->ranks_log());
+      }
+      if (const std::optional<std::string> end = cluster_->CoordinatorEnded()) {
+        return CoordinatorBroken(*end);
+      }
+      if (ranks_end) {
+        return Broken(absl::StrCat("the ranks ended while starting (mpirun: ", *ranks_end, ")"),
+                      cluster_->ranks_log());
+      }
+      if (SecondsSince(start_) > options_.start_timeout) {
+        return Broken(absl::StrCat("the cluster does not serve after ", options_.start_timeout,
+                                   " s (--start-timeout)"),
+                      cluster_->ranks_log());
       }
       if (status) progress_.Show(status->replica());
-      if (const std::optional<std::string> end = ranks_->Ended()) {
-        return Fail(absl::InternalError(
-            absl::StrCat("the ranks ended while starting (mpirun: ", *end, "):", Tail(RanksLog()))));
-      }
-      if (const std::optional<std::string> end = coordinator_->Ended()) {
-        return Fail(absl::InternalError(
-            absl::StrCat("the coordinator ended (", *end, "):", Tail(CoordinatorLog()))));
-      }
-      if (SecondsSince(start) > options_.start_timeout) {
-        return Fail(absl::DeadlineExceededError(absl::StrCat(
-            "the cluster does not serve after ", options_.start_timeout,
-            " s (--start-timeout):", Tail(RanksLog()))));
-      }
       if (TakeStopSignal(kPollMilliseconds) != 0) {
-        interrupted_ = true;
-        return kOk;
+        return absl::CancelledError("interrupted before the cluster served");
       }
     }
   }
 
-  void PrintReady(const v1::GetStatusResponse& status, double seconds) const {
+  void PrintReady(const v1::GetStatusResponse& status) {
+    progress_.Clear();
+    serving_since_ = Clock::now();
     const v1::ReplicaStatus& replica = status.replica();
-    char tail[64];
-    std::snprintf(tail, sizeof(tail), " seconds=%.2f", seconds);
-    std::cout << "ready address=" << address_ << " model=" << status.model()
+    char seconds[32];
+    std::snprintf(seconds, sizeof(seconds), "%.2f", SecondsSince(start_));
+    std::cout << "ready address=" << cluster_->address() << " model=" << status.model()
               << " tensor_parallel_size=" << replica.tensor_parallel_size()
-              << " pipeline_parallel_size=" << replica.pipeline_parallel_size() << " kv_tokens="
-              << uint64_t{replica.kv_blocks_total()} * replica.kv_block_size() << tail << std::endl;
+              << " pipeline_parallel_size=" << replica.pipeline_parallel_size()
+              << " data_parallel_size=" << replica.data_parallel_size()
+              << " kv_tokens=" << uint64_t{replica.kv_blocks_total()} * replica.kv_block_size()
+              << " seconds=" << seconds << std::endl;
+    if (isatty(STDERR_FILENO) != 0) {
+      std::cerr << "try, in another terminal: shardline chat --address " << cluster_->address()
+                << "\nCtrl-C stops the cluster" << std::endl;
+    }
   }
 
   /// Keeps the cluster running until a signal comes or it cannot be kept.
-  ExitCode Watch() {
-    int failures = 0;
+  absl::Status Watch() {
+    RestartPolicy policy;
     std::optional<Clock::time_point> restart_at;
-    while (true) {
-      if (TakeStopSignal(200) != 0) return kOk;
-      if (const std::optional<std::string> end = coordinator_->Ended()) {
-        return Fail(absl::InternalError(
-            absl::StrCat("the coordinator ended (", *end, "):", Tail(CoordinatorLog()))));
+    while (TakeStopSignal(kPollMilliseconds) == 0) {
+      if (const std::optional<std::string> end = cluster_->CoordinatorEnded()) {
+        return CoordinatorBroken(*end);
       }
       if (restart_at) {
         if (Clock::now() < *restart_at) continue;
         restart_at.reset();
-        const absl::Status started = StartRanks();
-        if (!started.ok()) return Fail(started);
+        const absl::Status started = cluster_->StartRanks();
+        if (!started.ok()) return started;
         continue;
       }
-      const std::optional<std::string> end = ranks_->Ended();
-      if (!end) continue;
-      failures = SecondsSince(ranks_since_) > kStableSeconds ? 1 : failures + 1;
-      if (failures > kMaxFailuresInARow) {
-        return Fail(absl::InternalError(
-            absl::StrCat("the ranks ended ", failures, " times in a row (mpirun: ", *end, "):",
-                         Tail(RanksLog()))));
+      if (const std::optional<std::string> end = cluster_->RanksEnded()) {
+        progress_.Clear();
+        const double served = serving_since_ ? SecondsSince(*serving_since_) : 0;
+        serving_since_.reset();
+        const std::optional<int> wait = policy.OnDeath(served);
+        if (!wait) {
+          return Broken(absl::StrCat("the ranks died ", kMaxFailuresInARow,
+                                     " times in a row (mpirun: ", *end, "); giving up"),
+                        cluster_->ranks_log());
+        }
+        std::cerr << "the ranks died (mpirun: " << *end << "); starting them again in " << *wait
+                  << " s, running requests wait. Log: " << cluster_->ranks_log().path << std::endl;
+        restart_at = Clock::now() + std::chrono::seconds(*wait);
+      } else if (!serving_since_) {
+        ShowRecovery();
       }
-      const int seconds = std::min(30, 1 << (failures - 1));
-      std::cerr << "the ranks ended (mpirun: " << *end << "); starting them again in " << seconds
-                << " s, running requests wait" << std::endl;
-      restart_at = Clock::now() + std::chrono::seconds(seconds);
     }
+    return absl::OkStatus();
   }
 
-  /// The coordinator first: it drains and lets the ranks go, and mpirun ends with them.
-  void Stop() {
-    stub_.reset();
-    if (coordinator_) {
-      coordinator_->Signal(SIGTERM);
-      coordinator_->WaitOrKill((options_.drain_timeout + 5) * 1000);
+  void ShowRecovery() {
+    const std::optional<v1::GetStatusResponse> status = cluster_->GetStatus();
+    if (!status) return;
+    if (status->replica().state() != v1::REPLICA_STATE_SERVING) {
+      return progress_.Show(status->replica());
     }
-    if (ranks_) {
-      ranks_->WaitOrKill(kKillAfterMilliseconds);
-    }
+    progress_.Clear();
+    serving_since_ = Clock::now();
+    std::cerr << "serving again" << std::endl;
   }
 
-  const UpOptions options_;
-  fs::path logs_;
-  bool temporary_logs_ = false;
-  bool keep_logs_ = false;
-  bool interrupted_ = false;
-  std::string coordinator_path_, worker_path_, mpirun_path_;
-  std::string address_;
-  std::optional<ChildProcess> coordinator_;
-  std::optional<ChildProcess> ranks_;
-  Clock::time_point ranks_since_;
-  std::unique_ptr<v1::Admin::Stub> stub_;
+  const UpOptions& options_;
+  const Clock::time_point start_ = Clock::now();
+  RunDirectory directory_;
+  std::optional<LocalCluster> cluster_;  // after the directory, which it writes to
   Progress progress_;
+  std::optional<Clock::time_point> serving_since_;  // of this life of the ranks
 };
 
 }  // namespace
 
-ExitCode RunUp(const UpOptions& options) { return Cluster(options).Run(); }
+ExitCode RunUp(const UpOptions& options) { return Up(options).Run(); }
 
 }  // namespace shardline::cli

@@ -12,15 +12,20 @@ struct UpOptions {
   std::string listen = "127.0.0.1:50051";
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
-  int threads = 0;         // of a rank; 0: the CPUs shared among the ranks
+  int data_parallel_size = 1;
+  int threads = 0;          // of a rank; 0: the CPUs shared among the ranks
   int start_timeout = 600;  // seconds until serving
   int drain_timeout = 30;
-  std::string log_dir;  // empty: a temporary one, removed after an orderly end
+  std::string log_level = "info";  // of coordinator and ranks
+  std::string log_dir;             // empty: a temporary one, removed after an orderly end
   std::vector<std::string> coordinator_flags;  // passed through: "--dtype=float32", ...
+
+  int World() const { return tensor_parallel_size * pipeline_parallel_size * data_parallel_size; }
 };
 
 /// Runs a local cluster in the foreground: one coordinator, and mpirun with one rank a device.
-/// Shows progress, prints a ready line, restarts ranks that die, stops all on SIGINT or SIGTERM.
+/// Shows progress, prints a ready line, restarts ranks that die, stops all on SIGINT or SIGTERM
+/// (which must be blocked). To be called on the main thread.
 ExitCode RunUp(const UpOptions& options);
 
 }  // namespace shardline::cli

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Configures and builds the programs (not the tests) into build/cpu/bin.
+# Configures and builds the programs (not the tests) into build/cpu/bin. Only what changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -f build/cpu/build.ninja ] || cmake --preset cpu >/dev/null

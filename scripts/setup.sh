@@ -4,6 +4,13 @@
 #   scripts/setup.sh --dev    also to test: sanitizer and fuzzer runtimes, clang-format
 set -euo pipefail
 
+dev=
+case ${1:-} in
+  "") ;;
+  --dev) dev=1 ;;
+  *) echo "usage: scripts/setup.sh [--dev]" >&2; exit 2 ;;
+esac
+
 packages=(
   g++ cmake ninja-build pkg-config
   libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
@@ -12,44 +19,63 @@ packages=(
   nlohmann-json3-dev libpcre2-dev libspdlog-dev libcli11-dev
   python3 python3-pip unzip
 )
-if [ "${1:-}" = --dev ]; then
-  packages+=(clang lld clang-format llvm python3-venv)
-  version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -n 1)
-  # The runtimes of sanitizers and libFuzzer are a package of their own since LLVM 14.
-  packages+=("libclang-rt-${version:-14}-dev")
-fi
+[ -z "$dev" ] || packages+=(clang lld clang-format llvm python3-venv git)
 
-if ! command -v dpkg-query >/dev/null; then
-  echo "setup: this is neither Debian nor Ubuntu; install the equivalents of:" >&2
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+  echo "setup: this is neither Debian nor Ubuntu; install the equivalents of these packages:" >&2
   printf '  %s\n' "${packages[@]}" >&2
+  [ -z "$dev" ] || echo "  clang's sanitizer and libFuzzer runtimes (compiler-rt)" >&2
   exit 1
 fi
 
-missing=()
-for package in "${packages[@]}"; do
-  status=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
-  [ "$status" = "install ok installed" ] || missing+=("$package")
-done
-if [ ${#missing[@]} -gt 0 ]; then
-  as_root=()
-  if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || {
-      echo "setup: run as root, or install sudo; missing packages: ${missing[*]}" >&2
-      exit 1
-    }
-    as_root=(sudo)
+missing() {
+  local installed
+  installed=$(dpkg-query -W -f '${Package} ${Status}\n' "$@" 2>/dev/null |
+    sed -n 's/ install ok installed$//p' || true)
+  comm -23 <(printf '%s\n' "$@" | sort -u) <(sort -u <<<"$installed")
+}
+
+as_root=()
+prepared=
+install() {
+  [ $# -gt 0 ] || return 0
+  if [ -z "$prepared" ]; then
+    prepared=1
+    if [ "$(id -u)" != 0 ]; then
+      command -v sudo >/dev/null || {
+        echo "setup: run as root, or install sudo; missing packages: $*" >&2
+        exit 1
+      }
+      as_root=(sudo)
+    fi
+    "${as_root[@]}" apt-get update -qq
   fi
-  echo "setup: installing ${#missing[@]} packages: ${missing[*]}"
-  "${as_root[@]}" apt-get update -qq
+  echo "setup: installing $# packages: $*"
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+mapfile -t wanted < <(missing "${packages[@]}")
+install "${wanted[@]}"
+if [ -n "$dev" ]; then
+  # The runtimes of sanitizers and libFuzzer are a package of their own, named by clang's version.
+  version=$(dpkg-query -W -f '${Depends}' clang | sed -n 's/.*clang-\([0-9]*\).*/\1/p')
+  mapfile -t wanted < <(missing "libclang-rt-${version}-dev")
+  install "${wanted[@]}"
 fi
 
+# The CUDA backend is not in this release; people still want to know what would be used.
 nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)
 if [ -n "$nvcc" ]; then
   release=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
-  driver=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 || true)
-  echo "setup: CUDA toolkit $release found, GPU: ${driver:-none}; this release has the CPU backend only"
+  gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1 || true)
+  folder=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
+  header=$(ls /usr/include/nccl.h "$folder/include/nccl.h" 2>/dev/null | head -n 1 || true)
+  library=$(ldconfig -p 2>/dev/null | grep -q libnccl.so && echo yes || true)
+  nccl=none
+  [ -z "$header$library" ] || nccl="header ${header:-none}, library ${library:-none}"
+  echo "setup: CUDA toolkit $release found (GPU and driver: ${gpu:-none}; NCCL: $nccl)," \
+    "but this release has the CPU backend only"
 else
   echo "setup: no CUDA toolkit found; this release has the CPU backend only"
 fi

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <google/protobuf/message.h>
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
+#include <memory>
+#include <string>
+
+namespace shardline::cli {
+
+struct ClientOptions {
+  std::string address = "127.0.0.1:50051";
+  double timeout = 0;  // seconds a request may take; 0: no limit
+};
+
+/// A channel to a coordinator. It connects on first use, and never through an HTTP proxy of the
+/// environment: clusters are on this host or its network.
+std::shared_ptr<grpc::Channel> Connect(const std::string& address);
+
+/// Sets the deadline `seconds` from now; none when 0.
+void SetDeadline(double seconds, grpc::ClientContext& context);
+
+/// One line of JSON with the proto's field names. With `all_fields`, those at their default too.
+std::string ToJson(const google::protobuf::Message& message, bool all_fields);
+
+}  // namespace shardline::cli
