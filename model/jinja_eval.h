@@ -1,0 +1,17 @@
+#pragma once
+
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/status/statusor.h"
+#include "model/chat_template.h"
+#include "model/jinja_parser.h"
+
+namespace shardline::jinja {
+
+/// Renders a parsed template. Errors as ChatTemplate::Render.
+absl::StatusOr<std::string> Evaluate(const Node& root, const nlohmann::json& context,
+                                     const model::ChatTemplateLimits& limits);
+
+}  // namespace shardline::jinja
