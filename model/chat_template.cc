@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "model/jinja_eval.h"
-#include "model/jinja_parser.h"
+#include "model/jinja/eval.h"
+#include "model/jinja/parser.h"
 
 namespace shardline::model {
 namespace {

@@ -1,10 +1,10 @@
-#include "model/jinja_lexer.h"
+#include "model/jinja/lexer.h"
 
 #include <charconv>
 #include <utility>
 
 #include "absl/strings/numbers.h"
-#include "model/jinja_text.h"
+#include "model/jinja/text.h"
 
 namespace shardline::jinja {
 namespace {

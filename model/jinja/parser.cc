@@ -1,9 +1,9 @@
-#include "model/jinja_parser.h"
+#include "model/jinja/parser.h"
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "model/jinja_lexer.h"
+#include "model/jinja/lexer.h"
 
 namespace shardline::jinja {
 namespace {

@@ -1,4 +1,4 @@
-#include "model/jinja_text.h"
+#include "model/jinja/text.h"
 
 #include <locale.h>
 #include <string.h>

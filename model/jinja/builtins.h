@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "model/jinja_value.h"
+#include "model/jinja/value.h"
 
 namespace shardline::jinja {
 

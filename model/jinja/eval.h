@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "model/chat_template.h"
-#include "model/jinja_parser.h"
+#include "model/jinja/parser.h"
 
 namespace shardline::jinja {
 

@@ -1,4 +1,4 @@
-#include "model/jinja_builtins.h"
+#include "model/jinja/builtins.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,8 +6,8 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
-#include "model/jinja_parser.h"
-#include "model/jinja_text.h"
+#include "model/jinja/parser.h"
+#include "model/jinja/text.h"
 
 namespace shardline::jinja {
 namespace {

@@ -1,4 +1,4 @@
-#include "model/jinja_eval.h"
+#include "model/jinja/eval.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,10 +6,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "model/jinja_builtins.h"
-#include "model/jinja_lexer.h"
-#include "model/jinja_text.h"
-#include "model/jinja_value.h"
+#include "model/jinja/builtins.h"
+#include "model/jinja/lexer.h"
+#include "model/jinja/text.h"
+#include "model/jinja/value.h"
 
 namespace shardline::jinja {
 namespace {

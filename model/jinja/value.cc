@@ -1,8 +1,8 @@
-#include "model/jinja_value.h"
+#include "model/jinja/value.h"
 
 #include <algorithm>
 
-#include "model/jinja_text.h"
+#include "model/jinja/text.h"
 
 namespace shardline::jinja {
 namespace {
