@@ -1,6 +1,6 @@
-#include <chrono>
-
 #include <grpcpp/grpcpp.h>
+
+#include <chrono>
 
 #include "coordinator/services.h"
 #include "shardline/v1/admin.grpc.pb.h"

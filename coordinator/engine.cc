@@ -1,8 +1,8 @@
 #include "coordinator/engine.h"
 
-#include <utility>
-
 #include <spdlog/spdlog.h>
+
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -137,9 +137,9 @@ void Engine::CheckStepDeadline() {
   if (Clock::now() - oldest_step_since_ < options_.step_timeout) return;
   const std::shared_ptr<ReplicaLink> link = link_;
   DropReplica();
-  link->Fail(absl::DeadlineExceededError(
-      absl::StrCat("a step had no result for ", options_.step_timeout.count() / 1000,
-                   " s (--step-timeout): the replica hangs")));
+  link->Fail(absl::DeadlineExceededError(absl::StrCat("a step had no result for ",
+                                                      options_.step_timeout.count() / 1000,
+                                                      " s (--step-timeout): the replica hangs")));
 }
 
 void Engine::Run() {

@@ -69,10 +69,11 @@ class Engine {
   ~Engine();
 
   /// Hands a request over; request.id must be from NewRequestId(). The sink hears of everything
-  /// else, rejection included: kUnavailable without a replica, kResourceExhausted with a full queue.
+  /// else, rejection included: kUnavailable without a replica, kResourceExhausted with a full
+  /// queue.
   void Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink);
-  /// Ends a request, if it has not ended before. Its sink hears OnError(reason), or nothing more when
-  /// `reason` is OK (the sink has what it wanted).
+  /// Ends a request, if it has not ended before. Its sink hears OnError(reason), or nothing more
+  /// when `reason` is OK (the sink has what it wanted).
   void Abort(uint64_t id, absl::Status reason);
   uint64_t NewRequestId();
 

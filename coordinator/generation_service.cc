@@ -1,8 +1,8 @@
+#include <grpcpp/grpcpp.h>
+
 #include <mutex>
 #include <optional>
 #include <utility>
-
-#include <grpcpp/grpcpp.h>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/answer_text.h"
@@ -38,8 +38,8 @@ class Call : public TokenSink, public std::enable_shared_from_this<Call> {
     {
       std::lock_guard lock(mutex_);
       id_ = prepared->sequence.id = engine_.NewRequestId();
-      request_id_ = request.request_id().empty() ? absl::StrCat("request-", id_)
-                                                 : request.request_id();
+      request_id_ =
+          request.request_id().empty() ? absl::StrCat("request-", id_) : request.request_id();
       usage_.set_prompt_tokens(static_cast<uint32_t>(prepared->sequence.prompt.size()));
       text_.emplace(served_.model.tokenizer.get(), std::move(prepared->stop));
     }
@@ -229,8 +229,7 @@ class UnaryCall : public Call {
 
 class GenerationService : public v1::Generation::CallbackService {
  public:
-  GenerationService(const ServedModel& served, Engine& engine)
-      : served_(served), engine_(engine) {}
+  GenerationService(const ServedModel& served, Engine& engine) : served_(served), engine_(engine) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
                                      const v1::GenerateRequest* request,

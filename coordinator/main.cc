@@ -1,11 +1,11 @@
 // shardline-coordinator: owns requests; see docs/flow.md.
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
 #include <csignal>
 #include <ctime>
 #include <iostream>
-
-#include <CLI/CLI.hpp>
-#include <spdlog/sinks/stdout_color_sinks.h>
-#include <spdlog/spdlog.h>
 
 #include "coordinator/server.h"
 
@@ -39,7 +39,8 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
       ->required()
       ->envname("SHARDLINE_MODEL");
   option("listen", config.listen, "Address and port for clients and ranks; port 0: a free one");
-  option("served-model-name", config.served_model_name, "Name for clients (default: from the path)");
+  option("served-model-name", config.served_model_name,
+         "Name for clients (default: from the path)");
   option("tensor-parallel-size", config.layout.tp, "Ranks that share each layer");
   option("pipeline-parallel-size", config.layout.pp, "Stages that the layers are split in");
   option("data-parallel-size", config.layout.dp, "Data-parallel groups of a stage");
@@ -64,9 +65,10 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
 int main(int argc, char** argv) {
   ServerConfig config;
   std::string log_level = "info";
-  CLI::App app("Shardline coordinator: schedules requests over the ranks of a replica and serves "
-               "them over gRPC.\nStart ranks with: mpirun -n N shardline-worker --coordinator "
-               "HOST:PORT\n`shardline up MODEL` does both on one machine.");
+  CLI::App app(
+      "Shardline coordinator: schedules requests over the ranks of a replica and serves "
+      "them over gRPC.\nStart ranks with: mpirun -n N shardline-worker --coordinator "
+      "HOST:PORT\n`shardline up MODEL` does both on one machine.");
   app.set_version_flag("--version", SHARDLINE_VERSION);
   AddFlags(app, config);
   app.add_option("--log-level", log_level, "trace, debug, info, warn, error")

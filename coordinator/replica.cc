@@ -1,9 +1,9 @@
 #include "coordinator/replica.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <utility>
-
-#include <spdlog/spdlog.h>
 
 #include "absl/strings/str_cat.h"
 
@@ -38,16 +38,16 @@ absl::StatusOr<uint64_t> Replica::Attach(const v1::Hello& hello,
   std::lock_guard lock(mutex_);
   if (shut_down_) return absl::FailedPreconditionError("the coordinator is shutting down");
   if (hello.protocol_version() != kProtocolVersion) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the worker speaks protocol version ", hello.protocol_version(), ", the coordinator ",
-        kProtocolVersion, "; install the same release on both"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the worker speaks protocol version ", hello.protocol_version(),
+                     ", the coordinator ", kProtocolVersion, "; install the same release on both"));
   }
   const int world = options_.layout.world();
   if (static_cast<int>(hello.world_size()) != world) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the coordinator's layout ", options_.layout.ToString(), " needs ", world,
-        " ranks, but mpirun started ", hello.world_size(), "; start mpirun with -n ", world,
-        " or change --tensor-parallel-size and --pipeline-parallel-size"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the coordinator's layout ", options_.layout.ToString(), " needs ", world,
+                     " ranks, but mpirun started ", hello.world_size(), "; start mpirun with -n ",
+                     world, " or change --tensor-parallel-size and --pipeline-parallel-size"));
   }
   if (static_cast<int>(hello.rank()) >= world) {
     return absl::InvalidArgumentError(
@@ -79,9 +79,8 @@ absl::StatusOr<uint64_t> Replica::Attach(const v1::Hello& hello,
 }
 
 int Replica::AttachedLocked() const {
-  return static_cast<int>(std::count_if(ranks_.begin(), ranks_.end(), [](const Rank& rank) {
-    return rank.stream != nullptr;
-  }));
+  return static_cast<int>(std::count_if(ranks_.begin(), ranks_.end(),
+                                        [](const Rank& rank) { return rank.stream != nullptr; }));
 }
 
 void Replica::AdvanceLocked() {
@@ -104,10 +103,10 @@ void Replica::AdvanceLocked() {
                  })->kv_blocks;
     const uint64_t kv_tokens = uint64_t{kv_blocks_} * options_.load.block_size();
     if (kv_tokens < options_.load.max_model_len()) {
-      return LoseLocked(absl::FailedPreconditionError(absl::StrCat(
-          "the ranks' KV memory holds ", kv_tokens, " tokens, fewer than one sequence of ",
-          options_.load.max_model_len(),
-          "; lower --max-model-len, raise --kv-cache-memory or use more ranks")));
+      return LoseLocked(absl::FailedPreconditionError(
+          absl::StrCat("the ranks' KV memory holds ", kv_tokens,
+                       " tokens, fewer than one sequence of ", options_.load.max_model_len(),
+                       "; lower --max-model-len, raise --kv-cache-memory or use more ranks")));
     }
     message->mutable_start()->set_kv_blocks(kv_blocks_);
     spdlog::info("weights loaded; KV cache of {} tokens ({} blocks)", kv_tokens, kv_blocks_);
@@ -142,10 +141,10 @@ void Replica::Receive(uint64_t epoch, int rank_index, v1::WorkerMessage message)
       rank.kv_blocks = message.loaded().kv_blocks();
       rank.status.set_bytes_loaded(message.loaded().weight_bytes());
       rank.status.set_bytes_total(message.loaded().weight_bytes());
-      spdlog::info("rank {} loaded {:.1f} MB in {:.2f} s ({:.2f} GB/s)", rank_index,
-                   message.loaded().weight_bytes() / 1e6, message.loaded().seconds(),
-                   message.loaded().weight_bytes() / 1e9 /
-                       std::max(message.loaded().seconds(), 1e-9));
+      spdlog::info(
+          "rank {} loaded {:.1f} MB in {:.2f} s ({:.2f} GB/s)", rank_index,
+          message.loaded().weight_bytes() / 1e6, message.loaded().seconds(),
+          message.loaded().weight_bytes() / 1e9 / std::max(message.loaded().seconds(), 1e-9));
       AdvanceLocked();
       break;
     case v1::WorkerMessage::kReady:
@@ -157,14 +156,13 @@ void Replica::Receive(uint64_t epoch, int rank_index, v1::WorkerMessage message)
           absl::StrCat("rank ", rank_index, " failed: ", message.failure().message())));
       break;
     default:
-      LoseLocked(absl::InternalError(
-          absl::StrCat("rank ", rank_index, " said something out of turn")));
+      LoseLocked(
+          absl::InternalError(absl::StrCat("rank ", rank_index, " said something out of turn")));
   }
 }
 
 void Replica::Detached(uint64_t epoch, int rank, const absl::Status& status) {
-  Lose(epoch, absl::UnavailableError(
-                  absl::StrCat("rank ", rank, " is gone: ", status.message())));
+  Lose(epoch, absl::UnavailableError(absl::StrCat("rank ", rank, " is gone: ", status.message())));
 }
 
 void Replica::Lose(uint64_t epoch, const absl::Status& reason) {

@@ -33,8 +33,8 @@ struct ReplicaOptions {
   std::chrono::seconds attach_timeout{60};
 };
 
-/// The life of one replica: ranks attach, load, warm up, serve; when one is lost, all are let go and
-/// the next life (epoch) begins with the ranks of the next launch. Thread-safe.
+/// The life of one replica: ranks attach, load, warm up, serve; when one is lost, all are let go
+/// and the next life (epoch) begins with the ranks of the next launch. Thread-safe.
 class Replica : public std::enable_shared_from_this<Replica> {
  public:
   /// `on_serving` hears true and false as the replica starts and stops to serve. Both must outlive

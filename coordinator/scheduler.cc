@@ -17,10 +17,9 @@ absl::Status Scheduler::Add(SequenceRequest request) {
   }
   const int64_t tokens = static_cast<int64_t>(request.prompt.size());
   if (waiting() > 0 && waiting_tokens_ + tokens > limits_.max_queued_tokens) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the queue is full: ", waiting_tokens_,
-                     " prompt tokens wait (--max-queued-tokens ", limits_.max_queued_tokens,
-                     "); try again later"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the queue is full: ", waiting_tokens_, " prompt tokens wait (--max-queued-tokens ",
+        limits_.max_queued_tokens, "); try again later"));
   }
   Sequence sequence;
   sequence.id = request.id;
@@ -99,8 +98,7 @@ bool Scheduler::EnsureBlocks(SequencePtr sequence, int length, v1::StepPlan& pla
   return true;
 }
 
-void Scheduler::AddWork(SequencePtr sequence, int count, v1::StepPlan& plan,
-                        InFlightStep& record) {
+void Scheduler::AddWork(SequencePtr sequence, int count, v1::StepPlan& plan, InFlightStep& record) {
   v1::SlotWork work;
   if (!EnsureBlocks(sequence, sequence->computed + count, plan, work)) return;
   work.set_slot(sequence->slot);
@@ -215,11 +213,10 @@ absl::StatusOr<std::vector<TokenEvent>> Scheduler::Commit(const v1::StepResult& 
     const v1::SampledToken& sampled = result.sampled(i);
     if (static_cast<int>(sampled.slot()) != record.samplers[i].slot ||
         sampled.token() >= static_cast<uint32_t>(capacity_.vocabulary)) {
-      return absl::InternalError(absl::StrCat("step ", result.step(), " answered token ",
-                                              sampled.token(), " for slot ", sampled.slot(),
-                                              " where slot ", record.samplers[i].slot,
-                                              " and a token below ", capacity_.vocabulary,
-                                              " were expected"));
+      return absl::InternalError(
+          absl::StrCat("step ", result.step(), " answered token ", sampled.token(), " for slot ",
+                       sampled.slot(), " where slot ", record.samplers[i].slot,
+                       " and a token below ", capacity_.vocabulary, " were expected"));
     }
   }
   std::vector<TokenEvent> events;

@@ -32,10 +32,10 @@ struct ReplicaCapacity {
 /// A request as the scheduler sees it.
 struct SequenceRequest {
   uint64_t id = 0;
-  std::vector<int32_t> prompt;        // not empty
-  int max_tokens = 1;                 // at least 1; prompt and answer fit the KV blocks
-  std::vector<int32_t> stop_tokens;   // sampling one of these ends the sequence
-  v1::SlotSampling sampling;          // seed always set
+  std::vector<int32_t> prompt;       // not empty
+  int max_tokens = 1;                // at least 1; prompt and answer fit the KV blocks
+  std::vector<int32_t> stop_tokens;  // sampling one of these ends the sequence
+  v1::SlotSampling sampling;         // seed always set
 };
 
 enum class FinishReason : uint8_t { kStop, kLength };
@@ -96,8 +96,8 @@ class Scheduler {
 
     int slot = -1;  // -1: waiting
     std::vector<int32_t> blocks;
-    uint64_t life = 0;          // counts admissions; results of an earlier life are dropped
-    int computed = 0;           // positions planned so far
+    uint64_t life = 0;           // counts admissions; results of an earlier life are dropped
+    int computed = 0;            // positions planned so far
     int sampling_in_flight = 0;  // tokens being sampled, not yet in `tokens`
     uint64_t last_sampled_step = 0;
     uint64_t last_planned_step = 0;
@@ -127,9 +127,7 @@ class Scheduler {
   /// Takes blocks and slot away.
   void Release(Sequence& sequence);
   void Preempt(SequencePtr sequence);
-  int BlocksFor(int length) const {
-    return (length + limits_.block_size - 1) / limits_.block_size;
-  }
+  int BlocksFor(int length) const { return (length + limits_.block_size - 1) / limits_.block_size; }
 
   const SchedulerLimits limits_;
   std::optional<BlockManager> blocks_;  // absent without a replica

@@ -79,14 +79,15 @@ absl::Status FillStops(const ServedModel& served, const v1::SamplingParams& para
                        PreparedRequest& prepared) {
   const model::ModelSpec& spec = served.model.family.spec;
   if (params.stop_size() > kMaxStopTexts || params.stop_token_ids_size() > kMaxStopTokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("at most ", kMaxStopTexts, " sampling.stop and ", kMaxStopTokens,
-                     " sampling.stop_token_ids can be given"));
+    return absl::InvalidArgumentError(absl::StrCat("at most ", kMaxStopTexts, " sampling.stop and ",
+                                                   kMaxStopTokens,
+                                                   " sampling.stop_token_ids can be given"));
   }
   for (const std::string& stop : params.stop()) {
     if (stop.empty() || stop.size() > kMaxStopBytes) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "a sampling.stop text has ", stop.size(), " bytes; 1 to ", kMaxStopBytes, " are allowed"));
+      return absl::InvalidArgumentError(absl::StrCat("a sampling.stop text has ", stop.size(),
+                                                     " bytes; 1 to ", kMaxStopBytes,
+                                                     " are allowed"));
     }
     prepared.stop.push_back(stop);
   }
@@ -118,10 +119,10 @@ absl::Status CheckModelName(const ServedModel& served, const std::string& name) 
 
 absl::StatusOr<std::string> RenderChat(const ServedModel& served, const v1::Chat& chat) {
   if (served.model.chat_template == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the model has no chat template",
-        served.model.chat_template_error.empty() ? "" : " that can be used: ",
-        served.model.chat_template_error, "; send prompt instead of chat"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the model has no chat template",
+                     served.model.chat_template_error.empty() ? "" : " that can be used: ",
+                     served.model.chat_template_error, "; send prompt instead of chat"));
   }
   if (chat.messages().empty()) return absl::InvalidArgumentError("chat has no messages");
   nlohmann::json messages = nlohmann::json::array();
@@ -158,9 +159,9 @@ absl::StatusOr<PreparedRequest> Prepare(const ServedModel& served,
   absl::Status status = CheckModelName(served, request.model());
   if (!status.ok()) return status;
   if (request.request_id().size() > kMaxRequestIdBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("request_id has ", request.request_id().size(), " bytes; at most ",
-                     kMaxRequestIdBytes, " are allowed"));
+    return absl::InvalidArgumentError(absl::StrCat("request_id has ", request.request_id().size(),
+                                                   " bytes; at most ", kMaxRequestIdBytes,
+                                                   " are allowed"));
   }
   PreparedRequest prepared;
   const v1::SamplingParams& params = request.sampling();
@@ -176,18 +177,17 @@ absl::StatusOr<PreparedRequest> Prepare(const ServedModel& served,
   }
   const int room = served.max_model_len - length;
   if (room < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the prompt has ", length, " tokens; prompt and answer together may have ",
-                     served.max_model_len, " (--max-model-len)"));
+    return absl::InvalidArgumentError(absl::StrCat("the prompt has ", length,
+                                                   " tokens; prompt and answer together may have ",
+                                                   served.max_model_len, " (--max-model-len)"));
   }
   if (params.has_max_tokens() && params.max_tokens() < 1) {
     return absl::InvalidArgumentError("sampling.max_tokens is 0; it must be at least 1");
   }
   prepared.sequence.prompt = std::move(*tokens);
   prepared.sequence.max_tokens =
-      params.has_max_tokens()
-          ? static_cast<int>(std::min<int64_t>(params.max_tokens(), room))
-          : room;
+      params.has_max_tokens() ? static_cast<int>(std::min<int64_t>(params.max_tokens(), room))
+                              : room;
   return prepared;
 }
 

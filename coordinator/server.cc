@@ -1,14 +1,14 @@
 #include "coordinator/server.h"
 
-#include <algorithm>
-#include <filesystem>
-#include <utility>
-
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/service_type.h>
 #include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/engine.h"

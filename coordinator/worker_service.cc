@@ -1,11 +1,11 @@
 #include "coordinator/worker_service.h"
 
+#include <grpcpp/grpcpp.h>
+
 #include <deque>
 #include <mutex>
 #include <optional>
 #include <utility>
-
-#include <grpcpp/grpcpp.h>
 
 #include "coordinator/grpc_status.h"
 #include "shardline/v1/worker_control.grpc.pb.h"
@@ -87,7 +87,7 @@ class RankReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coordi
 
    private:
     std::mutex mutex_;
-    RankReactor* reactor_;  // null after OnDone
+    RankReactor* reactor_;                                             // null after OnDone
     std::deque<std::shared_ptr<const v1::CoordinatorMessage>> queue_;  // front: being written
     std::optional<absl::Status> closing_;
   };

@@ -59,9 +59,8 @@ absl::StatusOr<Buffer> Device::Allocate(size_t bytes) {
       break;
   }
   if (buffer.data_ == nullptr) {
-    return absl::ResourceExhaustedError("cannot allocate " + std::to_string(bytes) +
-                                        " bytes: " + std::to_string(AvailableMemory()) +
-                                        " bytes are available");
+    return absl::ResourceExhaustedError("cannot allocate " + std::to_string(bytes) + " bytes: " +
+                                        std::to_string(AvailableMemory()) + " bytes are available");
   }
   buffer.bytes_ = bytes;
   return buffer;

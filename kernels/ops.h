@@ -23,6 +23,16 @@ void EmbeddingLookup(Device& device, Tensor table, int64_t vocabulary_begin,
 /// x, y [T, H], may be the same; weight [1, H] float32.
 void RmsNorm(Device& device, Tensor x, Tensor weight, float epsilon, Tensor y);
 
+/// y = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias, row by row (Ba et al., 2016).
+/// x, y [T, H], may be the same; weight [1, H] float32, bias likewise or absent.
+void LayerNorm(Device& device, Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor y);
+
+/// x *= factor, element by element.
+void Scale(Device& device, Tensor x, float factor);
+
+/// x = cap * tanh(x / cap), element by element.
+void SoftCap(Device& device, Tensor x, float cap);
+
 /// x += delta. Both [T, H].
 void Add(Device& device, Tensor x, Tensor delta);
 
@@ -34,6 +44,9 @@ void AddBias(Device& device, Tensor x, Tensor bias);
 void MatMul(Device& device, Tensor x, Tensor w, Tensor bias, Tensor y);
 
 enum class Activation : uint8_t { kSilu, kGeluErf, kGeluTanh, kRelu };
+
+/// x = activation(x), element by element.
+void Activate(Device& device, Activation activation, Tensor x);
 
 /// out = activation(gate) * up, element by element; all [T, N]; out may be gate.
 void GatedActivation(Device& device, Activation activation, Tensor gate, Tensor up, Tensor out);
@@ -85,9 +98,40 @@ struct AttentionParams {
   int group_size = 1;
   int group_offset = 0;
   float scale = 1.0f;
+  int window = 0;         // a token sees itself and the window - 1 before it; 0: all before it
+  float soft_cap = 0.0f;  // scores become cap * tanh(score / cap); 0: off
 };
 void Attention(Device& device, const AttentionParams& params, const AttentionBatch& batch, Tensor q,
                const KvCache& cache, Tensor out);
+
+/// Which experts of a mixture each token goes to, and how much each counts.
+struct Routing {
+  int32_t* experts = nullptr;  // [T, experts_per_token], different within a token
+  float* weights = nullptr;    // [T, experts_per_token]
+  int experts_per_token = 0;
+};
+
+/// Fills `routing` with each token's best experts by logit, best first, lower id first among equals
+/// (Shazeer et al., 2017). Weights are softmax(logits) [T, E]; `normalise` makes a token's sum
+/// to 1.
+void RouteTopK(Device& device, Tensor logits, bool normalise, const Routing& routing);
+
+/// One expert's feed-forward: gate and up [F, H], down [H, F].
+struct ExpertWeights {
+  int32_t expert = 0;
+  Tensor gate, up, down;
+};
+/// Working memory of ExpertFeedForward for R = T * experts_per_token rows.
+struct ExpertScratch {
+  Tensor rows;      // [R, H]
+  Tensor gate, up;  // [R, F]
+};
+/// out[t] = sum over the token's choices that are among `experts`, in their order, of
+/// weight * down(activation(gate(x[t])) * up(x[t])); zeros for a token that chose none of them.
+/// x, out [T, H], different.
+void ExpertFeedForward(Device& device, Activation activation, Tensor x, const Routing& routing,
+                       std::span<const ExpertWeights> experts, const ExpertScratch& scratch,
+                       Tensor out);
 
 /// rows_out[i] = x[rows[i]]. x [T, H], rows_out [rows.size(), H].
 void GatherRows(Device& device, Tensor x, std::span<const int32_t> rows, Tensor rows_out);

@@ -56,9 +56,9 @@ std::vector<Candidate> TopCandidates(Device&, std::span<const float> logits,
 
 float GumbelNoise(uint64_t seed, uint64_t position, int32_t token) {
   // One block of four words serves four neighbouring tokens.
-  const PhiloxBlock block = Philox(seed, {static_cast<uint32_t>(token) / 4, 0,
-                                          static_cast<uint32_t>(position),
-                                          static_cast<uint32_t>(position >> 32)});
+  const PhiloxBlock block =
+      Philox(seed, {static_cast<uint32_t>(token) / 4, 0, static_cast<uint32_t>(position),
+                    static_cast<uint32_t>(position >> 32)});
   const double u = (block[static_cast<uint32_t>(token) % 4] + 0.5) * 0x1p-32;
   return static_cast<float>(-std::log(-std::log(u)));
 }

@@ -9,8 +9,8 @@ namespace shardline::model {
 
 absl::Status Bpe::AddToken(std::string_view spelling, int32_t id) {
   if (!ids_.emplace(spelling, id).second) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("vocabulary entry \"", std::string(spelling.substr(0, 100)), "\" is there twice"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "vocabulary entry \"", std::string(spelling.substr(0, 100)), "\" is there twice"));
   }
   const std::string bytes = BytesOfSpelling(spelling);
   by_bytes_.emplace(bytes, id);
@@ -30,9 +30,9 @@ absl::Status Bpe::AddMerge(std::string_view left, std::string_view right) {
   const int32_t right_id = Find(right);
   const int32_t id = Find(std::string(left) + std::string(right));
   if (left_id < 0 || right_id < 0 || id < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "merge ", merges_.size(), " (\"", std::string(left.substr(0, 100)), "\", \"",
-        std::string(right.substr(0, 100)), "\") names what is not in the vocabulary"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("merge ", merges_.size(), " (\"", std::string(left.substr(0, 100)), "\", \"",
+                     std::string(right.substr(0, 100)), "\") names what is not in the vocabulary"));
   }
   merges_.emplace(Key(left_id, right_id), Merge{static_cast<int32_t>(merges_.size()), id});
   return absl::OkStatus();
@@ -81,7 +81,8 @@ void Bpe::Encode(std::string_view bytes, std::vector<int32_t>& out) const {
     queue.pop();
     Symbol& left = symbols[best.left];
     // Stale when either side has changed since.
-    if (left.id != best.left_id || left.next < 0 || symbols[left.next].id != best.right_id) continue;
+    if (left.id != best.left_id || left.next < 0 || symbols[left.next].id != best.right_id)
+      continue;
     Symbol& right = symbols[left.next];
     left.id = best.id;
     left.next = right.next;

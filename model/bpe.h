@@ -37,8 +37,8 @@ class Bpe {
     return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
   }
 
-  std::unordered_map<std::string, int32_t> ids_;        // by spelling
-  std::unordered_map<std::string, int32_t> by_bytes_;   // by what they stand for
+  std::unordered_map<std::string, int32_t> ids_;       // by spelling
+  std::unordered_map<std::string, int32_t> by_bytes_;  // by what they stand for
   std::array<int32_t, 256> byte_ids_ = [] {
     std::array<int32_t, 256> none;
     none.fill(-1);

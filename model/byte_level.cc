@@ -15,8 +15,8 @@ struct Spellings {
   Spellings() {
     uint32_t next = 256;
     for (uint32_t byte = 0; byte < 256; ++byte) {
-      const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) ||
-                             byte >= 0xAE;
+      const bool printable =
+          (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
       const uint32_t c = printable ? byte : next++;
       AppendUtf8(c, of_byte[byte]);
       to_byte[c] = static_cast<uint8_t>(byte);

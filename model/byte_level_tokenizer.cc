@@ -34,7 +34,8 @@ class ByteLevelTokenizer : public Tokenizer {
  public:
   explicit ByteLevelTokenizer(ByteLevelParts parts) : parts_(std::move(parts)) {
     bytes_.reserve(parts_.spellings.size());
-    for (const std::string& spelling : parts_.spellings) bytes_.push_back(BytesOfSpelling(spelling));
+    for (const std::string& spelling : parts_.spellings)
+      bytes_.push_back(BytesOfSpelling(spelling));
     special_.resize(bytes_.size());
     for (size_t i = 0; i < parts_.added.size(); ++i) {
       const AddedToken& token = parts_.added[i];
@@ -108,10 +109,11 @@ class ByteLevelTokenizer : public Tokenizer {
   const AddedToken* MatchAdded(std::string_view text, size_t at, bool parse_special) const {
     for (const size_t index : by_first_byte_[static_cast<uint8_t>(text[at])]) {
       const AddedToken& token = parts_.added[index];
-      if ((token.special && !parse_special) || !text.substr(at).starts_with(token.content)) continue;
+      if ((token.special && !parse_special) || !text.substr(at).starts_with(token.content))
+        continue;
       const size_t end = at + token.content.size();
-      if (token.single_word && ((at > 0 && IsWordByte(text[at - 1])) ||
-                                (end < text.size() && IsWordByte(text[end])))) {
+      if (token.single_word &&
+          ((at > 0 && IsWordByte(text[at - 1])) || (end < text.size() && IsWordByte(text[end])))) {
         continue;
       }
       return &token;
@@ -144,8 +146,8 @@ class ByteLevelTokenizer : public Tokenizer {
   }
 
   const ByteLevelParts parts_;
-  std::vector<std::string> bytes_;  // by id
-  std::vector<bool> special_;       // by id
+  std::vector<std::string> bytes_;                      // by id
+  std::vector<bool> special_;                           // by id
   std::array<std::vector<size_t>, 256> by_first_byte_;  // of added tokens, longest first
 };
 

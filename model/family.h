@@ -22,7 +22,7 @@ struct FamilyModel {
 /// A model family: how its config and its tensor names map to a spec.
 struct Family {
   std::string_view name;
-  std::span<const std::string_view> model_types;        // config.json "model_type"
+  std::span<const std::string_view> model_types;         // config.json "model_type"
   std::span<const std::string_view> gguf_architectures;  // "general.architecture"
   absl::StatusOr<FamilyModel> (*describe)(const Checkpoint& checkpoint);
 };

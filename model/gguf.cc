@@ -26,24 +26,47 @@ constexpr int kMaxArrayNesting = 4;
 constexpr uint64_t kMaxAlignment = 1 << 20;
 
 enum ValueType : uint32_t {
-  kUint8, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBool, kString, kArray, kUint64,
-  kInt64, kFloat64,
+  kUint8,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64,
 };
 
 std::optional<DType> TensorType(uint32_t type) {
   switch (type) {
-    case 0: return DType::kF32;
-    case 1: return DType::kF16;
-    case 2: return DType::kQ4_0;
-    case 3: return DType::kQ4_1;
-    case 6: return DType::kQ5_0;
-    case 7: return DType::kQ5_1;
-    case 8: return DType::kQ8_0;
-    case 12: return DType::kQ4_K;
-    case 13: return DType::kQ5_K;
-    case 14: return DType::kQ6_K;
-    case 30: return DType::kBF16;
-    default: return std::nullopt;
+    case 0:
+      return DType::kF32;
+    case 1:
+      return DType::kF16;
+    case 2:
+      return DType::kQ4_0;
+    case 3:
+      return DType::kQ4_1;
+    case 6:
+      return DType::kQ5_0;
+    case 7:
+      return DType::kQ5_1;
+    case 8:
+      return DType::kQ8_0;
+    case 12:
+      return DType::kQ4_K;
+    case 13:
+      return DType::kQ5_K;
+    case 14:
+      return DType::kQ6_K;
+    case 30:
+      return DType::kBF16;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -110,16 +133,26 @@ bool ReadArray(Cursor& cursor, int nesting, nlohmann::json& value) {
 
 bool ReadValue(Cursor& cursor, uint32_t type, int nesting, nlohmann::json& value) {
   switch (type) {
-    case kUint8: return ReadNumber<uint8_t>(cursor, value);
-    case kInt8: return ReadNumber<int8_t>(cursor, value);
-    case kUint16: return ReadNumber<uint16_t>(cursor, value);
-    case kInt16: return ReadNumber<int16_t>(cursor, value);
-    case kUint32: return ReadNumber<uint32_t>(cursor, value);
-    case kInt32: return ReadNumber<int32_t>(cursor, value);
-    case kUint64: return ReadNumber<uint64_t>(cursor, value);
-    case kInt64: return ReadNumber<int64_t>(cursor, value);
-    case kFloat32: return ReadNumber<float>(cursor, value);
-    case kFloat64: return ReadNumber<double>(cursor, value);
+    case kUint8:
+      return ReadNumber<uint8_t>(cursor, value);
+    case kInt8:
+      return ReadNumber<int8_t>(cursor, value);
+    case kUint16:
+      return ReadNumber<uint16_t>(cursor, value);
+    case kInt16:
+      return ReadNumber<int16_t>(cursor, value);
+    case kUint32:
+      return ReadNumber<uint32_t>(cursor, value);
+    case kInt32:
+      return ReadNumber<int32_t>(cursor, value);
+    case kUint64:
+      return ReadNumber<uint64_t>(cursor, value);
+    case kInt64:
+      return ReadNumber<int64_t>(cursor, value);
+    case kFloat32:
+      return ReadNumber<float>(cursor, value);
+    case kFloat64:
+      return ReadNumber<double>(cursor, value);
     case kBool: {
       uint8_t flag = 0;
       if (!cursor.Read(flag) || flag > 1) return false;
@@ -132,8 +165,10 @@ bool ReadValue(Cursor& cursor, uint32_t type, int nesting, nlohmann::json& value
       value = std::move(text);
       return true;
     }
-    case kArray: return ReadArray(cursor, nesting, value);
-    default: return false;
+    case kArray:
+      return ReadArray(cursor, nesting, value);
+    default:
+      return false;
   }
 }
 

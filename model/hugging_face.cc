@@ -24,7 +24,8 @@ absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path) {
   if (!file.ok()) return file.status();
   const std::span<const std::byte> bytes = (*file)->bytes();
   if (bytes.size() > kMaxJsonBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": larger than ", kMaxJsonBytes, " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": larger than ", kMaxJsonBytes, " bytes"));
   }
   return ParseJson({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
 }
@@ -83,9 +84,9 @@ class HuggingFaceCheckpoint : public Checkpoint {
       const std::string name = file.get<std::string>();
       if (name.empty() || name.find('/') != std::string::npos || name[0] == '.' ||
           name.find('\0') != std::string::npos) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            path, ": \"weight_map\" names the file \"", name.substr(0, 200),
-            "\"; only plain names of files in the same directory are allowed"));
+        return absl::InvalidArgumentError(
+            absl::StrCat(path, ": \"weight_map\" names the file \"", name.substr(0, 200),
+                         "\"; only plain names of files in the same directory are allowed"));
       }
       file_of[tensor] = name;
       files.insert(name);
@@ -107,9 +108,8 @@ class HuggingFaceCheckpoint : public Checkpoint {
     if (listed != file_of.size()) {
       for (const auto& [tensor, file] : file_of) {
         if (Find(tensor) == nullptr) {
-          return absl::InvalidArgumentError(absl::StrCat(path, " lists tensor \"",
-                                                         tensor.substr(0, 200), "\" in ", file,
-                                                         ", which lacks it"));
+          return absl::InvalidArgumentError(absl::StrCat(
+              path, " lists tensor \"", tensor.substr(0, 200), "\" in ", file, ", which lacks it"));
         }
       }
     }

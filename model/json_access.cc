@@ -60,14 +60,13 @@ absl::Status JsonAccess::Error(std::string_view key, std::string_view what) cons
   const nlohmann::json* value = Find(key);
   std::string found = "missing";
   if (value != nullptr) {
-    found = value->is_structured() ? value->type_name()
-                                   : value->dump(-1, ' ', false,
-                                                 nlohmann::json::error_handler_t::replace)
-                                         .substr(0, 100);
+    found =
+        value->is_structured()
+            ? value->type_name()
+            : value->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 100);
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat(origin_, ": \"", std::string(key), "\" must be ", std::string(what),
-                   "; it is ", found));
+  return absl::InvalidArgumentError(absl::StrCat(origin_, ": \"", std::string(key), "\" must be ",
+                                                 std::string(what), "; it is ", found));
 }
 
 absl::StatusOr<int64_t> JsonAccess::Int(std::string_view key, int64_t low, int64_t high) const {

@@ -1,12 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/status/statusor.h"
 
@@ -16,8 +15,8 @@ namespace shardline::model {
 /// kInvalidArgument names `origin` (the file) and the byte.
 absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, const std::string& origin);
 
-/// Typed reads from one JSON object. Errors are kInvalidArgument naming file, key, what was expected
-/// and what was found. A key that is absent or null counts as absent.
+/// Typed reads from one JSON object. Errors are kInvalidArgument naming file, key, what was
+/// expected and what was found. A key that is absent or null counts as absent.
 class JsonAccess {
  public:
   /// Both must outlive it.

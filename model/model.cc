@@ -113,9 +113,9 @@ absl::Status ReadText(Model& model) {
     model.tokenizer = *std::move(tokenizer);
     ModelSpec& spec = model.family.spec;
     if (model.tokenizer->vocabulary_size() > spec.vocabulary) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          checkpoint.path(), ": the tokenizer has ", model.tokenizer->vocabulary_size(),
-          " tokens, the model only ", spec.vocabulary));
+      return absl::InvalidArgumentError(absl::StrCat(checkpoint.path(), ": the tokenizer has ",
+                                                     model.tokenizer->vocabulary_size(),
+                                                     " tokens, the model only ", spec.vocabulary));
     }
     AddEos(model.tokenizer->eos_token(), spec);
     if (gguf) {

@@ -24,11 +24,11 @@ struct GenerationDefaults {
 /// Everything about a checkpoint that the coordinator needs: no weights are read.
 struct Model {
   std::unique_ptr<Checkpoint> checkpoint;
-  FamilyModel family;                          // family.spec.eos_tokens complete (all sources)
-  std::unique_ptr<Tokenizer> tokenizer;        // null when the checkpoint has none
+  FamilyModel family;                           // family.spec.eos_tokens complete (all sources)
+  std::unique_ptr<Tokenizer> tokenizer;         // null when the checkpoint has none
   std::unique_ptr<ChatTemplate> chat_template;  // null when the checkpoint has none
-  std::string chat_template_error;             // why a template that is there cannot be used
-  std::string bos_text, eos_text;              // as chat templates see them
+  std::string chat_template_error;              // why a template that is there cannot be used
+  std::string bos_text, eos_text;               // as chat templates see them
   GenerationDefaults defaults;
 };
 

@@ -45,7 +45,8 @@ struct MatchSpan {
 
 class PcrePattern : public SplitPattern {
  public:
-  explicit PcrePattern(pcre2_code* code) : code_(code), context_(pcre2_match_context_create(nullptr)) {
+  explicit PcrePattern(pcre2_code* code)
+      : code_(code), context_(pcre2_match_context_create(nullptr)) {
     pcre2_set_match_limit(context_, kMatchLimit);
     pcre2_set_heap_limit(context_, kHeapLimitKiB);
     pcre2_jit_compile(code_, PCRE2_JIT_COMPLETE);  // without JIT it still matches
@@ -101,8 +102,7 @@ class PcrePattern : public SplitPattern {
   }
 
   static void Assemble(std::string_view text, SplitBehavior behavior,
-                       const std::vector<MatchSpan>& spans,
-                       std::vector<std::string_view>& pieces) {
+                       const std::vector<MatchSpan>& spans, std::vector<std::string_view>& pieces) {
     const auto add = [&](size_t begin, size_t end) {
       pieces.push_back(text.substr(begin, end - begin));
     };
@@ -157,9 +157,9 @@ absl::StatusOr<std::unique_ptr<SplitPattern>> SplitPattern::Compile(const std::s
   if (code == nullptr) {
     PCRE2_UCHAR message[128] = {};
     pcre2_get_error_message(error, message, sizeof(message));
-    return absl::InvalidArgumentError(
-        absl::StrCat("split pattern \"", regex.substr(0, 200), "\": ",
-                     reinterpret_cast<const char*>(message), " at byte ", offset));
+    return absl::InvalidArgumentError(absl::StrCat("split pattern \"", regex.substr(0, 200),
+                                                   "\": ", reinterpret_cast<const char*>(message),
+                                                   " at byte ", offset));
   }
   return std::make_unique<PcrePattern>(code);
 }

@@ -18,8 +18,8 @@ enum class SplitBehavior : uint8_t {
   kContiguous,
 };
 
-/// A compiled split pattern. Patterns are those of tokenizer.json, written for Oniguruma; PCRE2 runs
-/// them, with \s meaning Unicode's White_Space as it does there. Thread-safe.
+/// A compiled split pattern. Patterns are those of tokenizer.json, written for Oniguruma; PCRE2
+/// runs them, with \s meaning Unicode's White_Space as it does there. Thread-safe.
 class SplitPattern {
  public:
   /// kInvalidArgument with the offset of a syntax error.

@@ -12,8 +12,8 @@ namespace shardline::model {
 /// (RoFormer, Su et al., 2021).
 std::vector<float> InverseFrequencies(double theta, int64_t dim);
 
-/// Applies a config.json "rope_scaling" (or "rope_parameters") object: "default", "linear" (position
-/// interpolation) and "llama3" (by wavelength). kInvalidArgument names another type.
+/// Applies a config.json "rope_scaling" (or "rope_parameters") object: "default", "linear"
+/// (position interpolation) and "llama3" (by wavelength). kInvalidArgument names another type.
 absl::Status ScaleFrequencies(const JsonAccess& scaling, std::vector<float>& inverse_frequency);
 
 }  // namespace shardline::model

@@ -23,8 +23,8 @@ int64_t AsSize(const nlohmann::json& value) {
 
 absl::Status ReadTensor(const nlohmann::json& entry, std::span<const std::byte> data,
                         SourceTensor& tensor) {
-  const JsonAccess access(entry, absl::StrCat(tensor.file, ": tensor \"",
-                                              tensor.name.substr(0, 200), "\""));
+  const JsonAccess access(
+      entry, absl::StrCat(tensor.file, ": tensor \"", tensor.name.substr(0, 200), "\""));
   absl::StatusOr<std::string> dtype = access.String("dtype");
   if (!dtype.ok()) return dtype.status();
   if (*dtype == "F32") {
@@ -56,8 +56,8 @@ absl::Status ReadTensor(const nlohmann::json& entry, std::span<const std::byte> 
   const int64_t end = AsSize((*offsets)[1]);
   if (begin < 0 || end < begin || end > static_cast<int64_t>(data.size())) {
     return absl::InvalidArgumentError(
-        absl::StrCat(access.origin(), ": lies outside the file (bytes ", begin, " to ", end,
-                     " of ", data.size(), "); the file is truncated or corrupt"));
+        absl::StrCat(access.origin(), ": lies outside the file (bytes ", begin, " to ", end, " of ",
+                     data.size(), "); the file is truncated or corrupt"));
   }
   if (end - begin != bytes) {
     return absl::InvalidArgumentError(absl::StrCat(access.origin(), ": has ", end - begin,
@@ -77,9 +77,9 @@ absl::StatusOr<std::vector<SourceTensor>> ParseSafetensors(std::span<const std::
   }
   std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
   if (header_bytes > kMaxHeaderBytes || header_bytes > bytes.size() - sizeof(header_bytes)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        origin, ": header of ", header_bytes, " bytes in a file of ", bytes.size(),
-        "; not a safetensors file, or truncated"));
+    return absl::InvalidArgumentError(absl::StrCat(origin, ": header of ", header_bytes,
+                                                   " bytes in a file of ", bytes.size(),
+                                                   "; not a safetensors file, or truncated"));
   }
   const std::string_view header(reinterpret_cast<const char*>(bytes.data()) + sizeof(header_bytes),
                                 header_bytes);
@@ -106,9 +106,9 @@ absl::StatusOr<std::vector<SourceTensor>> ParseSafetensors(std::span<const std::
   });
   for (size_t i = 1; i < by_place.size(); ++i) {
     if (by_place[i - 1]->data.data() + by_place[i - 1]->data.size() > by_place[i]->data.data()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          origin, ": tensors \"", by_place[i - 1]->name.substr(0, 200), "\" and \"",
-          by_place[i]->name.substr(0, 200), "\" overlap; the file is corrupt"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(origin, ": tensors \"", by_place[i - 1]->name.substr(0, 200), "\" and \"",
+                       by_place[i]->name.substr(0, 200), "\" overlap; the file is corrupt"));
     }
   }
   return tensors;

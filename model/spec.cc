@@ -41,8 +41,8 @@ absl::Status Validate(const ModelSpec& spec) {
   }
   const int64_t rotary = 2 * static_cast<int64_t>(spec.rotary_inverse_frequency.size());
   if (rotary < 2 || rotary > spec.head_dim) {
-    return absl::InvalidArgumentError(absl::StrCat("the model rotates ", rotary,
-                                                   " elements of heads of ", spec.head_dim));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the model rotates ", rotary, " elements of heads of ", spec.head_dim));
   }
   for (const float frequency : spec.rotary_inverse_frequency) {
     if (!std::isfinite(frequency)) {

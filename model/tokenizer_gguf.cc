@@ -58,8 +58,7 @@ absl::Status AddSteps(const JsonAccess& metadata, ByteLevelParts& parts) {
 /// A token id that must lie in the vocabulary, or -1 when absent.
 absl::StatusOr<int32_t> TokenAt(const JsonAccess& metadata, const char* key, size_t vocabulary) {
   if (!metadata.Has(key)) return -1;
-  const absl::StatusOr<int64_t> id =
-      metadata.Int(key, 0, static_cast<int64_t>(vocabulary) - 1);
+  const absl::StatusOr<int64_t> id = metadata.Int(key, 0, static_cast<int64_t>(vocabulary) - 1);
   if (!id.ok()) return id.status();
   return static_cast<int32_t>(*id);
 }
@@ -110,8 +109,7 @@ absl::Status AddMerges(const JsonAccess& metadata, ByteLevelParts& parts) {
     if (space == std::string::npos) {
       return metadata.Error("tokenizer.ggml.merges", "pairs with a space between");
     }
-    const absl::Status added =
-        parts.bpe.AddMerge(text.substr(0, space), text.substr(space + 1));
+    const absl::Status added = parts.bpe.AddMerge(text.substr(0, space), text.substr(space + 1));
     if (!added.ok()) return added;
   }
   return absl::OkStatus();

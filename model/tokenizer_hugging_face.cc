@@ -17,8 +17,8 @@ constexpr int kMaxNesting = 8;
 
 /// Anything that the file asks for and we lack is an error: silence would give other tokens.
 absl::Status Unsupported(const char* where, const std::string& what) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("tokenizer.json: ", where, " \"", what.substr(0, 100), "\" is not supported yet"));
+  return absl::InvalidArgumentError(absl::StrCat("tokenizer.json: ", where, " \"",
+                                                 what.substr(0, 100), "\" is not supported yet"));
 }
 
 absl::StatusOr<std::string> TypeOf(const nlohmann::json& node, const char* where) {
@@ -52,8 +52,8 @@ absl::Status ReadModel(const nlohmann::json& node, std::map<int32_t, std::string
   if (merges == nullptr || !merges->is_array()) return model.Error("merges", "an array");
   for (const auto& [spelling, id] : vocabulary->items()) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > kMaxTokenId) {
-      return model.Error("vocab", absl::StrCat("an object of token ids (\"",
-                                               spelling.substr(0, 100), "\")"));
+      return model.Error(
+          "vocab", absl::StrCat("an object of token ids (\"", spelling.substr(0, 100), "\")"));
     }
     const int32_t number = static_cast<int32_t>(id.get<int64_t>());
     if (!by_id.emplace(number, spelling).second) {
@@ -181,9 +181,8 @@ absl::Status ReadPreTokenizer(const nlohmann::json& node, int nesting, bool& byt
   if (*type == "Digits") {
     const absl::StatusOr<bool> individual = access.BoolOr("individual_digits", false);
     if (!individual.ok()) return individual.status();
-    return AddStep(R"(\p{N})",
-                   *individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous, false,
-                   false, parts);
+    return AddStep(R"(\p{N})", *individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous,
+                   false, false, parts);
   }
   if (*type == "Split") {
     const absl::StatusOr<SplitBehavior> behavior = BehaviorOf(access);
@@ -239,7 +238,8 @@ absl::Status ReadPostProcessor(const nlohmann::json& node, int nesting, ByteLeve
     if (table == nullptr || !table->is_object() || !table->contains(*name) ||
         !(*table)[*name].is_object() || !(*table)[*name].contains("ids") ||
         !(*table)[*name]["ids"].is_array()) {
-      return access.Error("special_tokens", absl::StrCat("an entry for \"", name->substr(0, 100), "\""));
+      return access.Error("special_tokens",
+                          absl::StrCat("an entry for \"", name->substr(0, 100), "\""));
     }
     for (const nlohmann::json& id : (*table)[*name]["ids"]) {
       if (!id.is_number_integer() || id.get<int64_t>() < 0 ||
@@ -256,9 +256,9 @@ absl::Status ReadPostProcessor(const nlohmann::json& node, int nesting, ByteLeve
 int32_t NamedToken(const nlohmann::json& config, const char* key, const ByteLevelParts& parts) {
   const nlohmann::json* node = JsonAccess(config, "").Find(key);
   if (node == nullptr) return -1;
-  const std::string content =
-      node->is_string() ? node->get<std::string>()
-                        : JsonAccess(*node, "").StringOr("content", "").value_or("");
+  const std::string content = node->is_string()
+                                  ? node->get<std::string>()
+                                  : JsonAccess(*node, "").StringOr("content", "").value_or("");
   const auto found = std::find(parts.spellings.begin(), parts.spellings.end(), content);
   return content.empty() || found == parts.spellings.end()
              ? -1
@@ -285,8 +285,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromHuggingFace(
   if (by_id.empty()) return access.Error("model", "a model with a vocabulary");
   const int64_t size = int64_t{by_id.rbegin()->first} + 1;
   if (size > kIdsPerToken * static_cast<int64_t>(by_id.size())) {
-    return absl::InvalidArgumentError(absl::StrCat("tokenizer.json: ", by_id.size(),
-                                                   " tokens have ids up to ", size - 1));
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokenizer.json: ", by_id.size(), " tokens have ids up to ", size - 1));
   }
   parts.spellings.resize(size);
   for (auto& [id, spelling] : by_id) parts.spellings[id] = spelling;

@@ -10,25 +10,44 @@ namespace shardline::model {
 
 std::string_view Name(Role role) {
   switch (role) {
-    case Role::kEmbedding: return "embedding";
-    case Role::kAttentionNorm: return "attention norm";
-    case Role::kQuery: return "query";
-    case Role::kQueryBias: return "query bias";
-    case Role::kKey: return "key";
-    case Role::kKeyBias: return "key bias";
-    case Role::kValue: return "value";
-    case Role::kValueBias: return "value bias";
-    case Role::kAttentionOutput: return "attention output";
-    case Role::kAttentionOutputBias: return "attention output bias";
-    case Role::kFeedForwardNorm: return "feed-forward norm";
-    case Role::kGate: return "gate";
-    case Role::kGateBias: return "gate bias";
-    case Role::kUp: return "up";
-    case Role::kUpBias: return "up bias";
-    case Role::kDown: return "down";
-    case Role::kDownBias: return "down bias";
-    case Role::kFinalNorm: return "final norm";
-    case Role::kHead: return "head";
+    case Role::kEmbedding:
+      return "embedding";
+    case Role::kAttentionNorm:
+      return "attention norm";
+    case Role::kQuery:
+      return "query";
+    case Role::kQueryBias:
+      return "query bias";
+    case Role::kKey:
+      return "key";
+    case Role::kKeyBias:
+      return "key bias";
+    case Role::kValue:
+      return "value";
+    case Role::kValueBias:
+      return "value bias";
+    case Role::kAttentionOutput:
+      return "attention output";
+    case Role::kAttentionOutputBias:
+      return "attention output bias";
+    case Role::kFeedForwardNorm:
+      return "feed-forward norm";
+    case Role::kGate:
+      return "gate";
+    case Role::kGateBias:
+      return "gate bias";
+    case Role::kUp:
+      return "up";
+    case Role::kUpBias:
+      return "up bias";
+    case Role::kDown:
+      return "down";
+    case Role::kDownBias:
+      return "down bias";
+    case Role::kFinalNorm:
+      return "final norm";
+    case Role::kHead:
+      return "head";
   }
   return "?";
 }
@@ -39,8 +58,8 @@ absl::StatusOr<std::vector<BoundWeight>> Bind(const std::vector<WeightEntry>& ta
   std::unordered_map<std::string_view, const SourceTensor*> left;
   for (const SourceTensor& tensor : checkpoint.tensors()) {
     if (!left.emplace(tensor.name, &tensor).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(tensor.file, ": tensor \"", tensor.name.substr(0, 200), "\" is there twice"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          tensor.file, ": tensor \"", tensor.name.substr(0, 200), "\" is there twice"));
     }
   }
   for (const std::string& name : ignored) left.erase(name);
@@ -57,10 +76,10 @@ absl::StatusOr<std::vector<BoundWeight>> Bind(const std::vector<WeightEntry>& ta
                                               ? std::vector<int64_t>{entry.rows}
                                               : std::vector<int64_t>{entry.rows, entry.cols};
     if (tensor.shape != expected) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          tensor.file, ": tensor \"", entry.source, "\" has shape [",
-          absl::StrJoin(tensor.shape, ", "), "]; the configuration implies [",
-          absl::StrJoin(expected, ", "), "]"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(tensor.file, ": tensor \"", entry.source, "\" has shape [",
+                       absl::StrJoin(tensor.shape, ", "), "]; the configuration implies [",
+                       absl::StrJoin(expected, ", "), "]"));
     }
     if (entry.cols == 1 && kernels::IsQuantized(tensor.dtype)) {
       return absl::InvalidArgumentError(
@@ -71,13 +90,12 @@ absl::StatusOr<std::vector<BoundWeight>> Bind(const std::vector<WeightEntry>& ta
     left.erase(found);
   }
   if (!left.empty()) {
-    const auto first = std::min_element(left.begin(), left.end(), [](const auto& a, const auto& b) {
-      return a.first < b.first;
-    });
-    return absl::InvalidArgumentError(
-        absl::StrCat(first->second->file, ": tensor \"", first->second->name.substr(0, 200),
-                     "\" is not part of this architecture (", left.size(),
-                     " such tensors); the checkpoint is of another kind than its configuration says"));
+    const auto first = std::min_element(
+        left.begin(), left.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    return absl::InvalidArgumentError(absl::StrCat(
+        first->second->file, ": tensor \"", first->second->name.substr(0, 200),
+        "\" is not part of this architecture (", left.size(),
+        " such tensors); the checkpoint is of another kind than its configuration says"));
   }
   return bound;
 }

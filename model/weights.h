@@ -37,7 +37,8 @@ enum class Role : uint8_t {
 std::string_view Name(Role role);
 
 /// One row of a model's tensor table: role -> source tensor -> shape -> shard rule. Vectors have
-/// rows = length and cols = 1 for a bias that follows its matrix's rows, so that one rule cuts both.
+/// rows = length and cols = 1 for a bias that follows its matrix's rows, so that one rule cuts
+/// both.
 struct WeightEntry {
   Role role;
   int layer = -1;  // -1: not of a layer

@@ -1,13 +1,13 @@
 #include "worker/control_client.h"
 
+#include <grpcpp/grpcpp.h>
+#include <spdlog/spdlog.h>
+
 #include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <thread>
 #include <utility>
-
-#include <grpcpp/grpcpp.h>
-#include <spdlog/spdlog.h>
 
 #include "absl/strings/str_cat.h"
 #include "shardline/v1/worker_control.grpc.pb.h"

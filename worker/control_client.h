@@ -14,7 +14,8 @@ namespace shardline::worker {
 /// incoming messages are read ahead by another.
 class ControlClient {
  public:
-  /// Connects to `address`, trying again until `timeout` has passed. kUnavailable naming the address.
+  /// Connects to `address`, trying again until `timeout` has passed. kUnavailable naming the
+  /// address.
   static absl::StatusOr<std::unique_ptr<ControlClient>> Connect(const std::string& address,
                                                                 std::chrono::seconds timeout);
   virtual ~ControlClient() = default;

@@ -1,16 +1,15 @@
 // shardline-worker: one rank of a replica, started by mpirun; see docs/flow.md.
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdlib>
 #include <iostream>
 #include <random>
 #include <span>
 #include <thread>
-
-#include <CLI/CLI.hpp>
-#include <spdlog/sinks/stdout_color_sinks.h>
-#include <spdlog/spdlog.h>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/device.h"
@@ -63,8 +62,9 @@ int main(int argc, char** argv) {
   std::string log_level = "info";
   int threads = 0;
   int attach_timeout = 60;
-  CLI::App app("Shardline worker: one rank of a replica. Start one per device:\n"
-               "  mpirun -n N shardline-worker --coordinator HOST:PORT");
+  CLI::App app(
+      "Shardline worker: one rank of a replica. Start one per device:\n"
+      "  mpirun -n N shardline-worker --coordinator HOST:PORT");
   app.add_option("--coordinator", coordinator, "The coordinator's HOST:PORT")
       ->envname("SHARDLINE_COORDINATOR")
       ->capture_default_str();
@@ -117,16 +117,15 @@ int main(int argc, char** argv) {
   const absl::StatusOr<std::string> id = AgreeOnLaunchId(launch_id, **world);
   if (!id.ok()) fail(id.status(), kExitFailed);
   absl::StatusOr<std::unique_ptr<shardline::worker::ControlClient>> client =
-      shardline::worker::ControlClient::Connect(coordinator,
-                                                std::chrono::seconds(attach_timeout));
+      shardline::worker::ControlClient::Connect(coordinator, std::chrono::seconds(attach_timeout));
   if (!client.ok()) fail(client.status(), kExitCoordinatorLost);
   (*client)->NotifyEnd([](const absl::Status&) { LeaveLater(kExitCoordinatorLost); });
 
   const absl::Status ended =
       shardline::worker::RunRank({*id, ranks_on_host}, **device, **world, **client);
   if (!ended.ok()) {
-    fail(ended, ended.code() == absl::StatusCode::kUnavailable ? kExitCoordinatorLost
-                                                               : kExitFailed);
+    fail(ended,
+         ended.code() == absl::StatusCode::kUnavailable ? kExitCoordinatorLost : kExitFailed);
   }
   LeaveLater(0);  // should another rank not come to MPI's farewell
   client->reset();

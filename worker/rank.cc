@@ -1,13 +1,12 @@
 #include "worker/rank.h"
 
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <memory>
 #include <optional>
 #include <utility>
-
-#include <spdlog/spdlog.h>
 
 #include "absl/strings/str_cat.h"
 #include "model/checkpoint.h"
@@ -93,7 +92,8 @@ class Rank {
     checkpoint_ = *std::move(checkpoint);
     if (checkpoint_->Fingerprint() != plan.fingerprint()) {
       return absl::FailedPreconditionError(
-          absl::StrCat(plan.model_path(), " on this host is not the checkpoint that the "
+          absl::StrCat(plan.model_path(),
+                       " on this host is not the checkpoint that the "
                        "coordinator has at that path; copy the same files to all hosts"));
     }
     absl::StatusOr<model::FamilyModel> family = model::Describe(*checkpoint_);
@@ -107,8 +107,7 @@ class Rank {
                                   static_cast<int>(plan.data_parallel_size()),
                                   static_cast<int>(plan.tensor_parallel_size())};
     if (layout.world() != world_.size()) return absl::InternalError("the layout is not ours");
-    const parallel::ModelDims dims =
-        model::DimsOf(spec_, model::FeedForwardGranularity(*weights));
+    const parallel::ModelDims dims = model::DimsOf(spec_, model::FeedForwardGranularity(*weights));
     absl::StatusOr<std::vector<parallel::RankShard>> shards = parallel::PlanShards(dims, layout);
     if (!shards.ok()) return shards.status();
     shard_ = (*shards)[world_.rank()];
@@ -140,11 +139,10 @@ class Rank {
   }
 
   absl::Status ReportLoaded(double seconds) {
-    geometry_ = {static_cast<int>(shard_.layers.size()),
-                 static_cast<int>(shard_.attention.kv_heads.size()),
-                 static_cast<int>(spec_.head_dim), static_cast<int>(plan_.block_size()),
-                 plan_.kv_cache_dtype() == "float32" ? kernels::DType::kF32
-                                                     : kernels::DType::kBF16};
+    geometry_ = {
+        static_cast<int>(shard_.layers.size()), static_cast<int>(shard_.attention.kv_heads.size()),
+        static_cast<int>(spec_.head_dim), static_cast<int>(plan_.block_size()),
+        plan_.kv_cache_dtype() == "float32" ? kernels::DType::kF32 : kernels::DType::kBF16};
     const absl::StatusOr<int64_t> blocks = PlanKvBlocks(
         geometry_, static_cast<int64_t>(plan_.kv_cache_bytes()), device_.AvailableMemory(),
         options_.ranks_on_host, plan_.max_num_seqs(), plan_.max_model_len());

@@ -93,8 +93,9 @@ absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(kernels::Tensor logi
     std::vector<std::byte> mine(open.size() * record);
     for (size_t i = 0; i < open.size(); ++i) {
       const std::span<const float> shard = Row(logits, open[i]);
-      const std::vector<Candidate> best = kernels::TopCandidates(
-          device_, shard, vocabulary_begin_, static_cast<int>(std::min<int64_t>(limit, logits.cols)));
+      const std::vector<Candidate> best =
+          kernels::TopCandidates(device_, shard, vocabulary_begin_,
+                                 static_cast<int>(std::min<int64_t>(limit, logits.cols)));
       const ShardWord word = {
           kernels::ComputeLogitStats(device_, shard, 1.0f / rows[open[i]].temperature),
           static_cast<int32_t>(best.size()), static_cast<int64_t>(best.size()) < logits.cols};
@@ -152,11 +153,11 @@ absl::StatusOr<std::vector<int32_t>> Sampler::Sample(kernels::Tensor logits,
   std::vector<Candidate> mine(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     const SamplingRow& row = rows[i];
-    mine[i] = row.temperature > 0
-                  ? kernels::GumbelArgmax(device_, Row(logits, i), vocabulary_begin_,
-                                          1.0f / row.temperature, (*cutoffs)[i], row.seed,
-                                          row.position)
-                  : kernels::TopCandidates(device_, Row(logits, i), vocabulary_begin_, 1)[0];
+    mine[i] =
+        row.temperature > 0
+            ? kernels::GumbelArgmax(device_, Row(logits, i), vocabulary_begin_,
+                                    1.0f / row.temperature, (*cutoffs)[i], row.seed, row.position)
+            : kernels::TopCandidates(device_, Row(logits, i), vocabulary_begin_, 1)[0];
   }
   std::vector<Candidate> all(mine.size() * group_.size());
   const absl::Status gathered =

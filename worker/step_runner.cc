@@ -25,10 +25,9 @@ absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
     parallel::Communicator& tensor_group) {
   std::unique_ptr<StepRunner> runner(new StepRunner(device, shard, options, world, tensor_group,
                                                     static_cast<int32_t>(spec.vocabulary)));
-  absl::StatusOr<std::unique_ptr<Transformer>> transformer =
-      Transformer::Create(device, spec, shard, std::move(weights), options.max_num_batched_tokens,
-                          std::min(options.max_num_seqs, options.max_num_batched_tokens),
-                          tensor_group);
+  absl::StatusOr<std::unique_ptr<Transformer>> transformer = Transformer::Create(
+      device, spec, shard, std::move(weights), options.max_num_batched_tokens,
+      std::min(options.max_num_seqs, options.max_num_batched_tokens), tensor_group);
   if (!transformer.ok()) return transformer.status();
   runner->transformer_ = *std::move(transformer);
   const KvGeometry geometry{static_cast<int>(shard.layers.size()),
@@ -111,9 +110,8 @@ absl::Status StepRunner::ReceiveTokens(uint64_t up_to_step) {
   while (!pending_.empty() && pending_.front().step <= up_to_step) {
     const PendingTokens& pending = pending_.front();
     std::vector<int32_t> tokens(pending.slots.size());
-    const absl::Status received =
-        world_.Receive(std::as_writable_bytes(std::span(tokens)),
-                       PeerOfStage(shard_.layout.pp - 1), kTokensTag);
+    const absl::Status received = world_.Receive(std::as_writable_bytes(std::span(tokens)),
+                                                 PeerOfStage(shard_.layout.pp - 1), kTokensTag);
     if (!received.ok()) return received;
     for (size_t i = 0; i < tokens.size(); ++i) slots_[pending.slots[i]].last_token = tokens[i];
     pending_.pop_front();
@@ -239,8 +237,8 @@ absl::Status StepRunner::SampleAndSend(const v1::StepPlan& plan, v1::StepResult&
 
 absl::Status StepRunner::WarmUp() {
   const int stages = shard_.layout.pp;
-  const int prompt = std::min({8, options_.max_num_batched_tokens, options_.block_size - 1,
-                               options_.max_model_len - 1});
+  const int prompt = std::min(
+      {8, options_.max_num_batched_tokens, options_.block_size - 1, options_.max_model_len - 1});
   v1::StepPlan prefill;
   prefill.set_step(1);
   prefill.add_starts()->set_slot(0);

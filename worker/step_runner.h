@@ -102,8 +102,8 @@ class StepRunner {
   std::vector<int32_t> context_length_;
   std::vector<int32_t> block_table_;
   int max_blocks_ = 0;
-  std::vector<int> sampling_slots_;       // in plan order
-  std::vector<int32_t> sampling_rows_;    // of the step's tokens
+  std::vector<int> sampling_slots_;     // in plan order
+  std::vector<int32_t> sampling_rows_;  // of the step's tokens
   std::vector<SamplingRow> sampling_;
 };
 

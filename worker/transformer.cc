@@ -39,11 +39,16 @@ absl::Status Transformer::AllocateActivations(int64_t max_tokens, int64_t max_ro
   };
   Activations& a = activations_;
   const Want wants[] = {
-      {&a.hidden, max_tokens, spec_.hidden},     {&a.normed, max_tokens, spec_.hidden},
-      {&a.query, max_tokens, query},             {&a.key, max_tokens, kv},
-      {&a.value, max_tokens, kv},                {&a.attention, max_tokens, query},
-      {&a.gate, max_tokens, feed_forward},       {&a.up, max_tokens, feed_forward},
-      {&a.projection, max_tokens, spec_.hidden}, {&a.rows, max_rows, spec_.hidden},
+      {&a.hidden, max_tokens, spec_.hidden},
+      {&a.normed, max_tokens, spec_.hidden},
+      {&a.query, max_tokens, query},
+      {&a.key, max_tokens, kv},
+      {&a.value, max_tokens, kv},
+      {&a.attention, max_tokens, query},
+      {&a.gate, max_tokens, feed_forward},
+      {&a.up, max_tokens, feed_forward},
+      {&a.projection, max_tokens, spec_.hidden},
+      {&a.rows, max_rows, spec_.hidden},
       {&a.logits, max_rows, vocabulary},
   };
   constexpr int64_t kAlignment = 64;
@@ -81,8 +86,7 @@ absl::Status Transformer::RunLayers(const kernels::AttentionBatch& batch, const 
   return absl::OkStatus();
 }
 
-absl::Status Transformer::RunAttention(const WeightSet& layer,
-                                       const kernels::AttentionBatch& batch,
+absl::Status Transformer::RunAttention(const WeightSet& layer, const kernels::AttentionBatch& batch,
                                        const kernels::KvCache& cache, int64_t tokens) {
   const Tensor normed = activations_.normed.Head(tokens);
   const Tensor query = activations_.query.Head(tokens);
@@ -95,19 +99,19 @@ absl::Status Transformer::RunAttention(const WeightSet& layer,
   kernels::MatMul(device_, normed, layer[Role::kKey], layer[Role::kKeyBias], key);
   kernels::MatMul(device_, normed, layer[Role::kValue], layer[Role::kValueBias], value);
 
-  const kernels::RotaryParams rotary{
-      spec_.rotary_style, static_cast<int>(spec_.head_dim),
-      2 * static_cast<int>(spec_.rotary_inverse_frequency.size()), spec_.rotary_inverse_frequency};
+  const kernels::RotaryParams rotary{spec_.rotary_style, static_cast<int>(spec_.head_dim),
+                                     2 * static_cast<int>(spec_.rotary_inverse_frequency.size()),
+                                     spec_.rotary_inverse_frequency};
   kernels::Rotary(device_, rotary, batch.positions, query);
   kernels::Rotary(device_, rotary, batch.positions, key);
   kernels::WriteKv(device_, batch, key, value, cache);
 
   const int group = spec_.heads / spec_.kv_heads;
-  const kernels::AttentionParams params{
-      static_cast<int>(shard_.attention.query_heads.size()), group,
-      static_cast<int>(shard_.attention.query_heads.begin -
-                       shard_.attention.kv_heads.begin * group),
-      1.0f / std::sqrt(static_cast<float>(spec_.head_dim))};
+  const kernels::AttentionParams params{static_cast<int>(shard_.attention.query_heads.size()),
+                                        group,
+                                        static_cast<int>(shard_.attention.query_heads.begin -
+                                                         shard_.attention.kv_heads.begin * group),
+                                        1.0f / std::sqrt(static_cast<float>(spec_.head_dim))};
   kernels::Attention(device_, params, batch, query, cache, attention);
   return ProjectAndAdd(attention, layer[Role::kAttentionOutput], layer[Role::kAttentionOutputBias],
                        tokens);

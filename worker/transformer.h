@@ -23,10 +23,12 @@ class Transformer {
  public:
   /// `max_tokens` a step, of which `max_rows` may want logits. What is passed by reference must
   /// outlive it; `tensor_group` is the ranks of this stage.
-  static absl::StatusOr<std::unique_ptr<Transformer>> Create(
-      kernels::Device& device, const model::ModelSpec& spec, const parallel::RankShard& shard,
-      ShardWeights weights, int64_t max_tokens, int64_t max_rows,
-      parallel::Communicator& tensor_group);
+  static absl::StatusOr<std::unique_ptr<Transformer>> Create(kernels::Device& device,
+                                                             const model::ModelSpec& spec,
+                                                             const parallel::RankShard& shard,
+                                                             ShardWeights weights,
+                                                             int64_t max_tokens, int64_t max_rows,
+                                                             parallel::Communicator& tensor_group);
 
   /// The hidden state of the step's T tokens, [T, hidden]: what the stage before left, and what
   /// this one leaves.

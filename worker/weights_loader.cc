@@ -50,9 +50,8 @@ bool IsNeeded(const model::WeightEntry& entry, bool tied, const parallel::RankSh
 void CopyRows(const Job& job, int64_t begin, int64_t end) {
   const model::SourceTensor& source = *job.weight->source;
   const int64_t source_cols = job.weight->entry.cols;
-  const int64_t source_row_bytes =
-      source_cols == 1 ? kernels::FormatOf(source.dtype).bytes
-                       : kernels::RowBytes(source.dtype, source_cols);
+  const int64_t source_row_bytes = source_cols == 1 ? kernels::FormatOf(source.dtype).bytes
+                                                    : kernels::RowBytes(source.dtype, source_cols);
   const int64_t cols = job.slice.cols.size();
   const int64_t target_row_bytes = kernels::RowBytes(job.dtype, cols);
   const bool cuts = CutsBlocks(*job.weight, job.slice);
@@ -90,10 +89,11 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name) {
       absl::StrCat("dtype \"", name, "\" is none of auto, float32, bfloat16"));
 }
 
-absl::StatusOr<ShardWeights> LoadShard(
-    kernels::Device& device, const std::vector<BoundWeight>& weights, bool tied_embeddings,
-    const parallel::ModelDims& dims, const parallel::RankShard& shard, WeightFormat format,
-    const std::function<void(int64_t, int64_t)>& progress) {
+absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
+                                       const std::vector<BoundWeight>& weights,
+                                       bool tied_embeddings, const parallel::ModelDims& dims,
+                                       const parallel::RankShard& shard, WeightFormat format,
+                                       const std::function<void(int64_t, int64_t)>& progress) {
   std::vector<Job> jobs;
   int64_t total = 0;
   for (const BoundWeight& weight : weights) {

@@ -47,9 +47,10 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name);
 /// A slice that cuts through quantised blocks is expanded to float32. With tied embeddings the
 /// last stage gets the embedding's shard as its head. `progress` hears (bytes loaded, bytes in
 /// all), in bytes of the device's copy, on the calling thread.
-absl::StatusOr<ShardWeights> LoadShard(
-    kernels::Device& device, const std::vector<model::BoundWeight>& weights, bool tied_embeddings,
-    const parallel::ModelDims& dims, const parallel::RankShard& shard, WeightFormat format,
-    const std::function<void(int64_t, int64_t)>& progress);
+absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
+                                       const std::vector<model::BoundWeight>& weights,
+                                       bool tied_embeddings, const parallel::ModelDims& dims,
+                                       const parallel::RankShard& shard, WeightFormat format,
+                                       const std::function<void(int64_t, int64_t)>& progress);
 
 }  // namespace shardline::worker

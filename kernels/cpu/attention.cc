@@ -67,8 +67,8 @@ void Attention(CpuDevice& device, const AttentionParams& params, const Attention
       const int kv_head = static_cast<int>(in_sequence % cache.kv_heads);
       const int64_t row =
           batch.query_start[s] + in_sequence / cache.kv_heads * int64_t{tokens_per_item};
-      const int tokens = static_cast<int>(
-          std::min<int64_t>(tokens_per_item, batch.query_start[s + 1] - row));
+      const int tokens =
+          static_cast<int>(std::min<int64_t>(tokens_per_item, batch.query_start[s + 1] - row));
       const int first_head = std::max(0, kv_head * params.group_size - params.group_offset);
       const int last_head =
           std::min(params.heads, (kv_head + 1) * params.group_size - params.group_offset);
@@ -82,14 +82,15 @@ void Attention(CpuDevice& device, const AttentionParams& params, const Attention
       args.heads = last_head - first_head;
       args.head_dim = cache.head_dim;
       args.scale = params.scale;
+      args.window = params.window;
+      args.soft_cap = params.soft_cap;
       args.blocks = batch.block_table.data() + s * batch.max_blocks;
       args.block_size = cache.block_size;
       args.keys = static_cast<const uint8_t*>(cache.keys) + kv_head * kv_head_bytes;
       args.values = static_cast<const uint8_t*>(cache.values) + kv_head * kv_head_bytes;
       args.block_stride = cache.kv_heads * kv_head_bytes;
       args.bfloat16 = cache.dtype == DType::kBF16;
-      args.scratch =
-          ThreadScratch().Floats(AttentionScratch(cache.head_dim, tokens * args.heads));
+      args.scratch = ThreadScratch().Floats(AttentionScratch(cache.head_dim, tokens * args.heads));
       device.kernels().attention(args);
     }
   });

@@ -65,13 +65,21 @@ SHARDLINE_INLINE void Scores(const AttentionArgs& a, const AttentionState& s, in
   for (int i = 0; i < kRows; ++i) {
     float* scores = s.scores + (r + i) * kKeyTile;
     for (int c = 0; c < count; ++c) scores[c] *= a.scale;
+    if (a.soft_cap > 0) SoftCapRow(scores, count, a.soft_cap);
   }
 }
 
+/// The keys of a tile that a row may see: [begin, end).
+struct Span {
+  int begin;
+  int end;
+};
+
 /// Scores to weights, in place; rescales what the row has gathered under an older maximum.
-SHARDLINE_INLINE void Weigh(const AttentionState& s, int r, int count) {
+SHARDLINE_INLINE void Weigh(const AttentionState& s, int r, Span keys) {
   float* scores = s.scores + r * kKeyTile;
-  for (int c = count; c < kKeyTile; ++c) scores[c] = -__builtin_inff();
+  for (int c = 0; c < keys.begin; ++c) scores[c] = -__builtin_inff();
+  for (int c = keys.end; c < kKeyTile; ++c) scores[c] = -__builtin_inff();
   V tile[kKeyTile / kLanes];
   V best = Set1(s.max[r]);
   for (int j = 0; j < kKeyTile / kLanes; ++j) {
@@ -97,16 +105,16 @@ SHARDLINE_INLINE void Weigh(const AttentionState& s, int r, int count) {
   s.sum[r] += ReduceAdd(total);
 }
 
-/// acc += weight * value over `count` keys for kRows rows, kColumns vectors of a head at a time.
+/// acc += weight * value over the keys for kRows rows, kColumns vectors of a head at a time.
 template <int kRows, int kColumns>
-SHARDLINE_INLINE void GatherColumns(const AttentionState& s, int r, int count, int64_t d) {
+SHARDLINE_INLINE void GatherColumns(const AttentionState& s, int r, Span keys, int64_t d) {
   V acc[kRows][kColumns];
   SHARDLINE_UNROLL
   for (int i = 0; i < kRows; ++i) {
     SHARDLINE_UNROLL
     for (int j = 0; j < kColumns; ++j) acc[i][j] = Load(s.acc + (r + i) * s.width + d + j * kLanes);
   }
-  for (int c = 0; c < count; ++c) {
+  for (int c = keys.begin; c < keys.end; ++c) {
     V v[kColumns];
     SHARDLINE_UNROLL
     for (int j = 0; j < kColumns; ++j) v[j] = Load(s.value[c] + d + j * kLanes);
@@ -125,24 +133,33 @@ SHARDLINE_INLINE void GatherColumns(const AttentionState& s, int r, int count, i
 }
 
 template <int kRows>
-SHARDLINE_INLINE void Gather(const AttentionState& s, int r, int count) {
+SHARDLINE_INLINE void Gather(const AttentionState& s, int r, Span keys) {
   int64_t d = 0;
-  for (; d + 4 * kLanes <= s.width; d += 4 * kLanes) GatherColumns<kRows, 4>(s, r, count, d);
-  for (; d < s.width; d += kLanes) GatherColumns<kRows, 1>(s, r, count, d);
+  for (; d + 4 * kLanes <= s.width; d += 4 * kLanes) GatherColumns<kRows, 4>(s, r, keys, d);
+  for (; d < s.width; d += kLanes) GatherColumns<kRows, 1>(s, r, keys, d);
 }
 
-/// kRows rows that see the same `count` keys of the tile.
+/// kRows rows that see the same keys of the tile.
 template <int kRows>
-void AttendTile(const AttentionArgs& a, const AttentionState& s, int r, int count) {
-  Scores<kRows>(a, s, r, count);
-  for (int i = 0; i < kRows; ++i) Weigh(s, r + i, count);
-  Gather<kRows>(s, r, count);
+void AttendTile(const AttentionArgs& a, const AttentionState& s, int r, Span keys) {
+  Scores<kRows>(a, s, r, keys.end);
+  for (int i = 0; i < kRows; ++i) Weigh(s, r + i, keys);
+  Gather<kRows>(s, r, keys);
 }
 
-/// Keys of the tile at `first` that the row may see.
-SHARDLINE_INLINE int Visible(const AttentionArgs& a, int row, int64_t first) {
-  const int64_t count = a.position[row / a.heads] + 1 - first;
-  return static_cast<int>(count < 0 ? 0 : count < kKeyTile ? count : kKeyTile);
+/// Position of the first key that a token sees.
+SHARDLINE_INLINE int64_t FirstKey(const AttentionArgs& a, int64_t position) {
+  return a.window > 0 && position >= a.window ? position + 1 - a.window : 0;
+}
+
+SHARDLINE_INLINE int InTile(int64_t key) {
+  return static_cast<int>(key < 0 ? 0 : key < kKeyTile ? key : kKeyTile);
+}
+
+/// What the row may see of the tile at `first`.
+SHARDLINE_INLINE Span Visible(const AttentionArgs& a, int row, int64_t first) {
+  const int64_t position = a.position[row / a.heads];
+  return {InTile(FirstKey(a, position) - first), InTile(position + 1 - first)};
 }
 
 void Attend(const AttentionArgs& a) {
@@ -157,7 +174,7 @@ void Attend(const AttentionArgs& a) {
   s.max = s.scores + s.rows * kKeyTile;
   s.sum = s.max + s.rows;
 
-  int64_t context = 0;
+  int64_t context = 0, oldest = INT64_MAX;
   for (int r = 0; r < s.rows; ++r) {
     const float* q = a.q + r / a.heads * a.token_stride + r % a.heads * a.head_dim;
     Expand<DType::kF32>(reinterpret_cast<const uint8_t*>(q), a.head_dim, s.q + r * s.width, kLanes);
@@ -166,9 +183,11 @@ void Attend(const AttentionArgs& a) {
     s.sum[r] = 0;
     const int64_t seen = a.position[r / a.heads] + 1;
     context = seen > context ? seen : context;
+    const int64_t first_key = FirstKey(a, seen - 1);
+    oldest = first_key < oldest ? first_key : oldest;
   }
   const int64_t row_bytes = a.head_dim * (a.bfloat16 ? 2 : 4);
-  for (int64_t first = 0; first < context; first += kKeyTile) {
+  for (int64_t first = oldest / kKeyTile * kKeyTile; first < context; first += kKeyTile) {
     const int64_t end = first + kKeyTile < context ? first + kKeyTile : context;
     for (int64_t k = first; k < end; ++k) {
       const int64_t offset =
@@ -178,18 +197,20 @@ void Attend(const AttentionArgs& a) {
       LoadKvRow(a, a.values + offset, s.tile_values + c * s.width, &s.value[c]);
     }
     for (int r = 0; r < s.rows;) {
-      const int count = Visible(a, r, first);
+      const Span keys = Visible(a, r, first);
       int alike = 1;
-      while (alike < kHeadRows && r + alike < s.rows && Visible(a, r + alike, first) == count) {
+      while (alike < kHeadRows && r + alike < s.rows) {
+        const Span other = Visible(a, r + alike, first);
+        if (other.begin != keys.begin || other.end != keys.end) break;
         ++alike;
       }
-      if (count == 0) {
+      if (keys.begin >= keys.end) {
         r += alike;
       } else if (alike == kHeadRows) {
-        AttendTile<kHeadRows>(a, s, r, count);
+        AttendTile<kHeadRows>(a, s, r, keys);
         r += kHeadRows;
       } else {
-        AttendTile<1>(a, s, r, count);
+        AttendTile<1>(a, s, r, keys);
         r += 1;
       }
     }

@@ -28,14 +28,15 @@ void* AllocateMemory(size_t bytes) {
   // The kernel may promise more than there is and end the process later; ask first.
   if (bytes > static_cast<size_t>(AvailableMemoryBytes())) return nullptr;
   const size_t mapped = MappedBytes(bytes);
-  void* area = mmap(nullptr, mapped + kHugePage, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* area =
+      mmap(nullptr, mapped + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (area == MAP_FAILED) return nullptr;
   const uintptr_t start = reinterpret_cast<uintptr_t>(area);
   const uintptr_t aligned = (start + kHugePage - 1) / kHugePage * kHugePage;
   if (aligned > start) munmap(area, aligned - start);
   const uintptr_t end = start + mapped + kHugePage;
-  if (end > aligned + mapped) munmap(reinterpret_cast<void*>(aligned + mapped), end - aligned - mapped);
+  if (end > aligned + mapped)
+    munmap(reinterpret_cast<void*>(aligned + mapped), end - aligned - mapped);
   void* data = reinterpret_cast<void*>(aligned);
   madvise(data, mapped, MADV_HUGEPAGE);  // A wish; refused, it is still good memory.
   return data;
@@ -55,8 +56,8 @@ Scratch::~Scratch() { ::operator delete(data_, kAlignment); }
 float* Scratch::Floats(int64_t count) {
   if (count > count_) {
     ::operator delete(data_, kAlignment);
-    data_ = static_cast<float*>(
-        ::operator new(static_cast<size_t>(count) * sizeof(float), kAlignment));
+    data_ =
+        static_cast<float*>(::operator new(static_cast<size_t>(count) * sizeof(float), kAlignment));
     count_ = count;
   }
   return data_;
@@ -89,8 +90,9 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const DeviceOptions& opt
   }
   absl::StatusOr<const KernelTable*> kernels = ChooseLevel();
   if (!kernels.ok()) return kernels.status();
-  const int threads = options.threads == 0 ? std::max(1, UsableCpus() / std::max(1, options.processes))
-                                           : options.threads;
+  const int threads = options.threads == 0
+                          ? std::max(1, UsableCpus() / std::max(1, options.processes))
+                          : options.threads;
   return std::make_unique<CpuDevice>(**kernels, threads);
 }
 

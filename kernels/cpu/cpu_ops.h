@@ -9,9 +9,13 @@ namespace shardline::kernels::cpu {
 void EmbeddingLookup(CpuDevice& device, Tensor table, int64_t vocabulary_begin,
                      std::span<const int32_t> tokens, Tensor out);
 void RmsNorm(CpuDevice& device, Tensor x, Tensor weight, float epsilon, Tensor y);
+void LayerNorm(CpuDevice& device, Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor y);
+void Scale(CpuDevice& device, Tensor x, float factor);
+void SoftCap(CpuDevice& device, Tensor x, float cap);
 void Add(CpuDevice& device, Tensor x, Tensor delta);
 void AddBias(CpuDevice& device, Tensor x, Tensor bias);
 void MatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y);
+void Activate(CpuDevice& device, Activation activation, Tensor x);
 void GatedActivation(CpuDevice& device, Activation activation, Tensor gate, Tensor up, Tensor out);
 void Rotary(CpuDevice& device, const RotaryParams& params, std::span<const int32_t> positions,
             Tensor x);
@@ -19,6 +23,10 @@ void WriteKv(CpuDevice& device, const AttentionBatch& batch, Tensor k, Tensor v,
              const KvCache& cache);
 void Attention(CpuDevice& device, const AttentionParams& params, const AttentionBatch& batch,
                Tensor q, const KvCache& cache, Tensor out);
+void RouteTopK(CpuDevice& device, Tensor logits, bool normalise, const Routing& routing);
+void ExpertFeedForward(CpuDevice& device, Activation activation, Tensor x, const Routing& routing,
+                       std::span<const ExpertWeights> experts, const ExpertScratch& scratch,
+                       Tensor out);
 void GatherRows(CpuDevice& device, Tensor x, std::span<const int32_t> rows, Tensor rows_out);
 
 }  // namespace shardline::kernels::cpu

@@ -37,6 +37,8 @@ struct AttentionArgs {
   int heads;
   int head_dim;
   float scale;
+  int window;             // 0: none
+  float soft_cap;         // 0: none
   const int32_t* blocks;  // the sequence's block table
   int block_size;
   const uint8_t* keys;  // the KV head's part of block 0
@@ -67,8 +69,13 @@ struct KernelTable {
                         int64_t n0, int64_t n1, float* scratch);
 
   void (*rms_norm)(const float* x, const float* weight, int64_t count, float epsilon, float* y);
+  /// bias may be null.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t count,
+                     float epsilon, float* y);
+  void (*soft_cap)(float* x, int64_t count, float cap);
   void (*add)(float* x, const float* delta, int64_t count);
   /// In the order of kernels::Activation.
+  void (*activate[kActivations])(float* x, int64_t count);
   void (*gated[kActivations])(const float* gate, const float* up, int64_t count, float* out);
   void (*exponential)(const float* x, int64_t count, float* out);
   void (*attention)(const AttentionArgs& args);

@@ -5,7 +5,7 @@
 namespace shardline::kernels::cpu {
 namespace {
 
-constexpr int64_t kPackGrain = 4;            // tiles
+constexpr int64_t kPackGrain = 4;             // tiles
 constexpr int64_t kDotGrainBytes = 32 << 10;  // of w, so that a part is worth a thread's while
 
 }  // namespace
@@ -14,8 +14,12 @@ void MatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y) {
   const KernelTable& kernels = device.kernels();
   const int type = static_cast<int>(w.dtype);
   const int64_t rows = x.rows;
-  const MatMulArgs args = {x.f32(), static_cast<const uint8_t*>(w.data),
-                           bias ? bias.f32() : nullptr, y.f32(), x.cols, w.rows,
+  const MatMulArgs args = {x.f32(),
+                           static_cast<const uint8_t*>(w.data),
+                           bias ? bias.f32() : nullptr,
+                           y.f32(),
+                           x.cols,
+                           w.rows,
                            RowBytes(w.dtype, w.cols)};
   if (rows <= kDirectRows) {
     const int64_t panels = (w.rows + kPanelRows - 1) / kPanelRows;
@@ -27,8 +31,7 @@ void MatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y) {
   }
   const int64_t tiles = (rows + kernels.tile_rows - 1) / kernels.tile_rows;
   const int64_t steps = (args.k + kernels.lanes - 1) / kernels.lanes;
-  float* packed =
-      device.shared_scratch().Floats(tiles * kernels.tile_rows * steps * kernels.lanes);
+  float* packed = device.shared_scratch().Floats(tiles * kernels.tile_rows * steps * kernels.lanes);
   device.ParallelFor(tiles, kPackGrain, [&](int64_t begin, int64_t end) {
     kernels.pack(args.x, args.k, rows, begin * kernels.tile_rows,
                  std::min(end * kernels.tile_rows, rows), packed);

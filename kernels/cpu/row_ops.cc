@@ -10,7 +10,9 @@ namespace {
 
 constexpr int64_t kGrainElements = 16 << 10;  // so that a part is worth a thread's while
 
-int64_t RowGrain(int64_t cols) { return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, cols)); }
+int64_t RowGrain(int64_t cols) {
+  return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, cols));
+}
 
 }  // namespace
 
@@ -35,6 +37,34 @@ void RmsNorm(CpuDevice& device, Tensor x, Tensor weight, float epsilon, Tensor y
       device.kernels().rms_norm(x.f32() + t * x.cols, weight.f32(), x.cols, epsilon,
                                 y.f32() + t * y.cols);
     }
+  });
+}
+
+void LayerNorm(CpuDevice& device, Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor y) {
+  device.ParallelFor(x.rows, RowGrain(x.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      device.kernels().layer_norm(x.f32() + t * x.cols, weight.f32(), bias.f32(), x.cols, epsilon,
+                                  y.f32() + t * y.cols);
+    }
+  });
+}
+
+void Scale(CpuDevice& device, Tensor x, float factor) {
+  device.ParallelFor(x.rows * x.cols, kGrainElements, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) x.f32()[i] *= factor;
+  });
+}
+
+void SoftCap(CpuDevice& device, Tensor x, float cap) {
+  device.ParallelFor(x.rows, RowGrain(x.cols), [&](int64_t begin, int64_t end) {
+    device.kernels().soft_cap(x.f32() + begin * x.cols, (end - begin) * x.cols, cap);
+  });
+}
+
+void Activate(CpuDevice& device, Activation activation, Tensor x) {
+  const auto activate = device.kernels().activate[static_cast<int>(activation)];
+  device.ParallelFor(x.rows, RowGrain(x.cols), [&](int64_t begin, int64_t end) {
+    activate(x.f32() + begin * x.cols, (end - begin) * x.cols);
   });
 }
 

@@ -48,7 +48,8 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 };
 
-/// CPUs that this process may use: its affinity mask, limited by the cgroup's CPU quota; at least 1.
+/// CPUs that this process may use: its affinity mask, limited by the cgroup's CPU quota; at
+/// least 1.
 int UsableCpus();
 
 }  // namespace shardline::kernels::cpu

@@ -55,6 +55,25 @@ SHARDLINE_INLINE V GeluErf(V x) {
 
 SHARDLINE_INLINE V Relu(V x) { return IfNegative(x, Zero(), x); }
 
+/// cap * tanh(x / cap), as cap - 2 cap / (1 + e^(2x / cap)).
+SHARDLINE_INLINE V CapSoftly(V x, float cap) {
+  const V power = Exp(Mul(x, Set1(2.0f / cap)));
+  return Sub(Set1(cap), Div(Set1(2 * cap), Add(Set1(1.0f), power)));
+}
+
+template <V (*kActivation)(V)>
+void Activate(float* x, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) Store(x + i, kActivation(Load(x + i)));
+  if (i < count) StorePartial(x + i, kActivation(LoadPartial(x + i, count - i)), count - i);
+}
+
+void SoftCapRow(float* x, int64_t count, float cap) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) Store(x + i, CapSoftly(Load(x + i), cap));
+  if (i < count) StorePartial(x + i, CapSoftly(LoadPartial(x + i, count - i), cap), count - i);
+}
+
 template <V (*kActivation)(V)>
 void Gated(const float* gate, const float* up, int64_t count, float* out) {
   int64_t i = 0;
@@ -94,6 +113,27 @@ void RmsNormRow(const float* x, const float* weight, int64_t count, float epsilo
     Store(y + i, Mul(Mul(Load(x + i), factors), Load(weight + i)));
   }
   for (; i < count; ++i) y[i] = x[i] * factor * weight[i];
+}
+
+void LayerNormRow(const float* x, const float* weight, const float* bias, int64_t count,
+                  float epsilon, float* y) {
+  V sums = Zero();
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) sums = Add(sums, Load(x + i));
+  if (i < count) sums = Add(sums, LoadPartial(x + i, count - i));
+  const float mean = ReduceAdd(sums) / static_cast<float>(count);
+  const V means = Set1(mean);
+  V squares = Zero();
+  for (i = 0; i + kLanes <= count; i += kLanes) {
+    const V centred = Sub(Load(x + i), means);
+    squares = Fma(centred, centred, squares);
+  }
+  float variance = ReduceAdd(squares);
+  for (; i < count; ++i) variance += (x[i] - mean) * (x[i] - mean);
+  const float factor = 1.0f / __builtin_sqrtf(variance / static_cast<float>(count) + epsilon);
+  for (i = 0; i < count; ++i) {
+    y[i] = (x[i] - mean) * factor * weight[i] + (bias != nullptr ? bias[i] : 0.0f);
+  }
 }
 
 float Maximum(const float* x, int64_t count) {

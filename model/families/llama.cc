@@ -17,18 +17,26 @@ constexpr int64_t kMost = int64_t{1} << 40;  // Validate() knows the real bounds
 /// The tensor names of one source.
 struct Names {
   const char *embedding, *final_norm, *head;
-  const char *layer;  // before the layer number
+  const char* layer;  // before the layer number
   const char *attention_norm, *query, *key, *value, *output;
   const char *feed_forward_norm, *gate, *up, *down;
 };
-constexpr Names kHuggingFaceNames = {
-    "model.embed_tokens", "model.norm", "lm_head", "model.layers.", "input_layernorm",
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
-constexpr Names kGgufNames = {"token_embd", "output_norm", "output",      "blk.",
-                              "attn_norm",  "attn_q",      "attn_k",      "attn_v",
-                              "attn_output", "ffn_norm",   "ffn_gate",    "ffn_up",
-                              "ffn_down"};
+constexpr Names kHuggingFaceNames = {"model.embed_tokens",
+                                     "model.norm",
+                                     "lm_head",
+                                     "model.layers.",
+                                     "input_layernorm",
+                                     "self_attn.q_proj",
+                                     "self_attn.k_proj",
+                                     "self_attn.v_proj",
+                                     "self_attn.o_proj",
+                                     "post_attention_layernorm",
+                                     "mlp.gate_proj",
+                                     "mlp.up_proj",
+                                     "mlp.down_proj"};
+constexpr Names kGgufNames = {"token_embd", "output_norm", "output",  "blk.",        "attn_norm",
+                              "attn_q",     "attn_k",      "attn_v",  "attn_output", "ffn_norm",
+                              "ffn_gate",   "ffn_up",      "ffn_down"};
 
 std::vector<WeightEntry> MakeTable(const ModelSpec& spec, const Names& names) {
   std::vector<WeightEntry> table;
@@ -138,8 +146,8 @@ absl::StatusOr<ModelSpec> SpecFromConfig(const JsonAccess& config) {
   spec.hidden = read.Int("hidden_size");
   spec.layers = static_cast<int>(std::min<int64_t>(read.Int("num_hidden_layers"), INT32_MAX));
   spec.heads = static_cast<int>(std::min<int64_t>(read.Int("num_attention_heads"), INT32_MAX));
-  spec.kv_heads = static_cast<int>(
-      std::min<int64_t>(read.IntOr("num_key_value_heads", spec.heads), INT32_MAX));
+  spec.kv_heads =
+      static_cast<int>(std::min<int64_t>(read.IntOr("num_key_value_heads", spec.heads), INT32_MAX));
   spec.head_dim = read.IntOr("head_dim", std::max<int64_t>(1, spec.hidden / spec.heads));
   spec.feed_forward = read.Int("intermediate_size");
   spec.max_positions = read.IntOr("max_position_embeddings", 2048);
@@ -181,7 +189,8 @@ absl::StatusOr<ModelSpec> SpecFromGguf(const JsonAccess& metadata, const Checkpo
   Reader read(metadata);
   const absl::StatusOr<int64_t> experts = metadata.IntOr("llama.expert_count", 0, kMost, 0);
   if (!experts.ok() || *experts > 0) {
-    return metadata.Error("llama.expert_count", "absent: mixtures of experts are not supported yet");
+    return metadata.Error("llama.expert_count",
+                          "absent: mixtures of experts are not supported yet");
   }
   const SourceTensor* embedding = checkpoint.Find("token_embd.weight");
   if (embedding == nullptr || embedding->shape.size() != 2) {
@@ -195,12 +204,12 @@ absl::StatusOr<ModelSpec> SpecFromGguf(const JsonAccess& metadata, const Checkpo
       static_cast<int>(std::min<int64_t>(read.Int("llama.attention.head_count"), INT32_MAX));
   spec.kv_heads = static_cast<int>(
       std::min<int64_t>(read.IntOr("llama.attention.head_count_kv", spec.heads), INT32_MAX));
-  spec.head_dim = read.IntOr("llama.attention.key_length",
-                             std::max<int64_t>(1, spec.hidden / spec.heads));
+  spec.head_dim =
+      read.IntOr("llama.attention.key_length", std::max<int64_t>(1, spec.hidden / spec.heads));
   spec.feed_forward = read.Int("llama.feed_forward_length");
   spec.max_positions = read.Int("llama.context_length");
-  spec.norm_epsilon = static_cast<float>(
-      read.NumberOr("llama.attention.layer_norm_rms_epsilon", 0, 1, 1e-5));
+  spec.norm_epsilon =
+      static_cast<float>(read.NumberOr("llama.attention.layer_norm_rms_epsilon", 0, 1, 1e-5));
   const double theta = read.NumberOr("llama.rope.freq_base", 1e-3, 1e12, 10000.0);
   const int64_t rotary_dim = read.IntOr("llama.rope.dimension_count", spec.head_dim);
   if (!read.status().ok()) return read.status();
@@ -239,13 +248,11 @@ absl::StatusOr<FamilyModel> DescribeLlama(const Checkpoint& checkpoint) {
   const bool gguf = checkpoint.format() == CheckpointFormat::kGguf;
   const JsonAccess access(checkpoint.config(),
                           gguf ? checkpoint.path() : checkpoint.path() + "/config.json");
-  absl::StatusOr<ModelSpec> spec =
-      gguf ? SpecFromGguf(access, checkpoint) : SpecFromConfig(access);
+  absl::StatusOr<ModelSpec> spec = gguf ? SpecFromGguf(access, checkpoint) : SpecFromConfig(access);
   if (!spec.ok()) return spec.status();
   const absl::Status valid = Validate(*spec);
   if (!valid.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(access.origin(), ": ", valid.message()));
+    return absl::InvalidArgumentError(absl::StrCat(access.origin(), ": ", valid.message()));
   }
   FamilyModel model;
   model.spec = *std::move(spec);

@@ -13,17 +13,17 @@ namespace shardline::jinja {
 namespace {
 
 constexpr std::string_view kFilters[] = {
-    "trim", "upper", "lower", "length", "count", "join", "replace", "default", "d", "first", "last",
-    "list", "tojson", "string", "int", "float", "items", "map", "selectattr", "rejectattr",
-    "select", "reject", "capitalize", "title", "safe", "reverse", "indent", "abs", "unique", "sort",
-    "dictsort"};
+    "trim",  "upper",   "lower",      "length",     "count",  "join",   "replace",    "default",
+    "d",     "first",   "last",       "list",       "tojson", "string", "int",        "float",
+    "items", "map",     "selectattr", "rejectattr", "select", "reject", "capitalize", "title",
+    "safe",  "reverse", "indent",     "abs",        "unique", "sort",   "dictsort"};
 constexpr std::string_view kTests[] = {
-    "defined", "undefined", "none", "string", "number", "integer", "float", "boolean", "mapping",
-    "iterable", "sequence", "true", "false", "eq", "equalto", "ne", "in", "odd", "even",
-    "divisibleby", "lower", "upper"};
+    "defined", "undefined", "none",     "string",      "number", "integer", "float",   "boolean",
+    "mapping", "iterable",  "sequence", "true",        "false",  "eq",      "equalto", "ne",
+    "in",      "odd",       "even",     "divisibleby", "lower",  "upper"};
 constexpr std::string_view kStringMethods[] = {
-    "strip", "lstrip", "rstrip", "startswith", "endswith", "split", "replace", "upper", "lower",
-    "title", "capitalize", "find", "count", "splitlines", "join"};
+    "strip", "lstrip", "rstrip",     "startswith", "endswith", "split",      "replace", "upper",
+    "lower", "title",  "capitalize", "find",       "count",    "splitlines", "join"};
 constexpr std::string_view kDictMethods[] = {"items", "keys", "values", "get"};
 
 template <size_t N>
@@ -172,9 +172,8 @@ absl::StatusOr<Value> Sorted(const Value& input, const Arguments& args) {
   const std::string attribute = args.Text(SIZE_MAX, "attribute", "");
   absl::Status status;
   std::stable_sort(items->begin(), items->end(), [&](const Value& a, const Value& b) {
-    const absl::StatusOr<bool> less = attribute.empty()
-                                          ? Less(a, b)
-                                          : Less(Member(a, attribute), Member(b, attribute));
+    const absl::StatusOr<bool> less =
+        attribute.empty() ? Less(a, b) : Less(Member(a, attribute), Member(b, attribute));
     if (!less.ok()) status = less.status();
     return less.ok() && *less;
   });
@@ -322,7 +321,8 @@ absl::StatusOr<Value> CallFilter(std::string_view name, const Value& input, cons
   if (name == "tojson") {
     if (!input.IsData()) return Bad("tojson of something that is not data");
     const int64_t indent = args.Integer(0, "indent", -1);
-    return Value::Of(ToJsonText(input.json(), static_cast<int>(std::clamp<int64_t>(indent, -1, 16))));
+    return Value::Of(
+        ToJsonText(input.json(), static_cast<int>(std::clamp<int64_t>(indent, -1, 16))));
   }
   if (name == "items" || name == "dictsort") {
     if (input.IsUndefined()) return Value::Of(Json::array());
@@ -353,7 +353,8 @@ absl::StatusOr<Value> CallFilter(std::string_view name, const Value& input, cons
     if (name == "unique") {
       std::vector<Value> once;
       for (const Value& item : *items) {
-        if (std::none_of(once.begin(), once.end(), [&](const Value& o) { return Equal(o, item); })) {
+        if (std::none_of(once.begin(), once.end(),
+                         [&](const Value& o) { return Equal(o, item); })) {
           once.push_back(item);
         }
       }
@@ -399,7 +400,8 @@ absl::StatusOr<bool> CallTest(std::string_view name, const Value& input, const A
     return (input.json().get<int64_t>() % 2 != 0) == (name == "odd");
   }
   const Value* other = args.Get(0, "other");
-  if (other == nullptr) return Bad(absl::StrCat("the test \"", std::string(name), "\" compares with what?"));
+  if (other == nullptr)
+    return Bad(absl::StrCat("the test \"", std::string(name), "\" compares with what?"));
   if (name == "eq" || name == "equalto") return Equal(input, *other);
   if (name == "ne") return !Equal(input, *other);
   if (name == "in") return Contains(*other, input);

@@ -17,9 +17,9 @@ namespace {
 using Kind = Node::Kind;
 
 constexpr int64_t kMaxRange = 100'000;
-constexpr int kMaxNesting = 64;            // of data that a template builds
-constexpr int kDepthFactor = 8;            // evaluation may go this much deeper than the source nests
-constexpr int64_t kBytesPerElement = 16;   // what an array element counts as
+constexpr int kMaxNesting = 64;  // of data that a template builds
+constexpr int kDepthFactor = 8;  // evaluation may go this much deeper than the source nests
+constexpr int64_t kBytesPerElement = 16;  // what an array element counts as
 
 /// Walks the tree. The first error sticks; every function returns at once after it.
 class Evaluator {
@@ -145,8 +145,10 @@ class Evaluator {
         scopes_.back()[node.text] = macro;
         return Flow::kNext;
       }
-      case Kind::kBreak: return Flow::kBreak;
-      case Kind::kContinue: return Flow::kContinue;
+      case Kind::kBreak:
+        return Flow::kBreak;
+      case Kind::kContinue:
+        return Flow::kContinue;
       default:
         Fail(node, "not a statement");
         return Flow::kNext;
@@ -161,7 +163,8 @@ class Evaluator {
     }
     const Value object = Lookup(node.names[0]);
     if (object.kind != Value::Kind::kNamespace) {
-      Fail(node, absl::StrCat("\"", node.names[0], "\" is not a namespace; only its attributes can "
+      Fail(node, absl::StrCat("\"", node.names[0],
+                              "\" is not a namespace; only its attributes can "
                               "be set"));
       return;
     }
@@ -200,16 +203,16 @@ class Evaluator {
       Value loop;
       loop.kind = Value::Kind::kNamespace;
       loop.name = "loop";
-      loop.members = std::make_shared<Scope>(Scope{
-          {"index", Value::Of(i + 1)},
-          {"index0", Value::Of(i)},
-          {"revindex", Value::Of(count - i)},
-          {"revindex0", Value::Of(count - i - 1)},
-          {"first", Value::Of(i == 0)},
-          {"last", Value::Of(i + 1 == count)},
-          {"length", Value::Of(count)},
-          {"previtem", i > 0 ? items[i - 1] : Value::Undefined("previtem")},
-          {"nextitem", i + 1 < count ? items[i + 1] : Value::Undefined("nextitem")}});
+      loop.members = std::make_shared<Scope>(
+          Scope{{"index", Value::Of(i + 1)},
+                {"index0", Value::Of(i)},
+                {"revindex", Value::Of(count - i)},
+                {"revindex0", Value::Of(count - i - 1)},
+                {"first", Value::Of(i == 0)},
+                {"last", Value::Of(i + 1 == count)},
+                {"length", Value::Of(count)},
+                {"previtem", i > 0 ? items[i - 1] : Value::Undefined("previtem")},
+                {"nextitem", i + 1 < count ? items[i + 1] : Value::Undefined("nextitem")}});
       scopes_.back()["loop"] = std::move(loop);
       const Flow flow = BindTargets(node, items[i]) ? Execute(*node.kids[2], out) : Flow::kNext;
       scopes_.pop_back();
@@ -254,19 +257,29 @@ class Evaluator {
     const Deeper deeper(depth_);
     if (!Step(node)) return {};
     switch (node.kind) {
-      case Kind::kConstant: return Value::Share(node.constant);
-      case Kind::kName: return Lookup(node.text);
-      case Kind::kList: return EvalList(node);
-      case Kind::kDict: return EvalDict(node);
-      case Kind::kUnary: return EvalUnary(node);
-      case Kind::kBinary: return EvalBinary(node);
+      case Kind::kConstant:
+        return Value::Share(node.constant);
+      case Kind::kName:
+        return Lookup(node.text);
+      case Kind::kList:
+        return EvalList(node);
+      case Kind::kDict:
+        return EvalDict(node);
+      case Kind::kUnary:
+        return EvalUnary(node);
+      case Kind::kBinary:
+        return EvalBinary(node);
       case Kind::kCondition:
         if (Truth(Eval(*node.kids[1]))) return Eval(*node.kids[0]);
         return node.kids[2] != nullptr ? Eval(*node.kids[2]) : Value();
-      case Kind::kAttribute: return EvalMember(node, Eval(*node.kids[0]), node.text, true);
-      case Kind::kItem: return EvalItem(node);
-      case Kind::kSlice: return EvalSlice(node);
-      case Kind::kCall: return EvalCall(node);
+      case Kind::kAttribute:
+        return EvalMember(node, Eval(*node.kids[0]), node.text, true);
+      case Kind::kItem:
+        return EvalItem(node);
+      case Kind::kSlice:
+        return EvalSlice(node);
+      case Kind::kCall:
+        return EvalCall(node);
       case Kind::kFilter: {
         const Value input = Eval(*node.kids[0]);
         const Arguments args = EvalArguments(node);
@@ -279,7 +292,8 @@ class Evaluator {
         if (!ok()) return {};
         return Settle(node, CallTest(node.text, input, args));
       }
-      default: return Fail(node, "not an expression");
+      default:
+        return Fail(node, "not an expression");
     }
   }
 
@@ -377,8 +391,7 @@ class Evaluator {
     return Arithmetic(node, op, left, right);
   }
 
-  Value Arithmetic(const Node& node, const std::string& op, const Value& left,
-                   const Value& right) {
+  Value Arithmetic(const Node& node, const std::string& op, const Value& left, const Value& right) {
     if (op == "+" && left.IsString() && right.IsString()) {
       if (!Charge(node, left.string().size() + right.string().size())) return {};
       return Value::Of(left.string() + right.string());
@@ -402,10 +415,10 @@ class Evaluator {
     }
     const auto is_number = [](const Value& v) { return v.IsData() && v.json().is_number(); };
     if (!is_number(left) || !is_number(right)) {
-      return Fail(node, absl::StrCat("\"", op, "\" cannot be used on values of these types",
-                                     left.IsUndefined() || right.IsUndefined()
-                                         ? " (one is undefined)"
-                                         : ""));
+      return Fail(
+          node,
+          absl::StrCat("\"", op, "\" cannot be used on values of these types",
+                       left.IsUndefined() || right.IsUndefined() ? " (one is undefined)" : ""));
     }
     if (left.IsInteger() && right.IsInteger() && op != "/" && op != "**") {
       return IntegerArithmetic(node, op, left.json().get<int64_t>(), right.json().get<int64_t>());
@@ -478,8 +491,10 @@ class Evaluator {
     }
     if (!index.IsInteger()) return Fail(node, "an index must be an integer or a text");
     const absl::StatusOr<std::vector<Value>> items =
-        object.IsString() ? Iterate(object) : absl::StatusOr<std::vector<Value>>(std::vector<Value>());
-    const int64_t size = static_cast<int64_t>(object.IsArray() ? object.json().size() : items->size());
+        object.IsString() ? Iterate(object)
+                          : absl::StatusOr<std::vector<Value>>(std::vector<Value>());
+    const int64_t size =
+        static_cast<int64_t>(object.IsArray() ? object.json().size() : items->size());
     int64_t at = index.json().get<int64_t>();
     if (at < 0) at += size;
     if (at < 0 || at >= size) return Value::Undefined("an element beyond the end");
@@ -500,7 +515,8 @@ class Evaluator {
       given[i] = true;
     }
     if (!ok()) return {};
-    if (!object.IsString() && !object.IsArray()) return Fail(node, "only texts and lists have slices");
+    if (!object.IsString() && !object.IsArray())
+      return Fail(node, "only texts and lists have slices");
     const absl::StatusOr<std::vector<Value>> items = Iterate(object);
     const int64_t size = static_cast<int64_t>(items->size());
     const int64_t step = std::clamp<int64_t>(bounds[2], -size - 1, size + 1);
@@ -533,8 +549,10 @@ class Evaluator {
     const Arguments args = EvalArguments(node);
     if (!ok()) return {};
     switch (callee.kind) {
-      case Value::Kind::kMacro: return CallMacro(node, *callee.macro, args);
-      case Value::Kind::kFunction: return CallFunction(node, callee.name, args);
+      case Value::Kind::kMacro:
+        return CallMacro(node, *callee.macro, args);
+      case Value::Kind::kFunction:
+        return CallFunction(node, callee.name, args);
       case Value::Kind::kMethod: {
         const Value receiver = Value::Share(callee.data);
         return Settle(node, CallMethod(receiver, callee.name, args, limits_.max_output_bytes));
@@ -555,7 +573,8 @@ class Evaluator {
     for (size_t i = 0; i < args.positional.size(); ++i) scope[macro.names[i]] = args.positional[i];
     for (const auto& [name, value] : args.named) {
       if (std::find(macro.names.begin(), macro.names.end(), name) == macro.names.end()) {
-        return Fail(node, absl::StrCat("macro \"", macro.text, "\" has no argument \"", name, "\""));
+        return Fail(node,
+                    absl::StrCat("macro \"", macro.text, "\" has no argument \"", name, "\""));
       }
       scope[name] = value;
     }
@@ -624,7 +643,8 @@ class Evaluator {
     Json list = Json::array();
     int64_t at = start;
     while (step > 0 ? at < stop : at > stop) {
-      if (static_cast<int64_t>(list.size()) >= kMaxRange) return Exhausted(node, "too long a range");
+      if (static_cast<int64_t>(list.size()) >= kMaxRange)
+        return Exhausted(node, "too long a range");
       list.push_back(at);
       if (__builtin_add_overflow(at, step, &at)) break;
     }

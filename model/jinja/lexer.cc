@@ -12,9 +12,7 @@ namespace {
 using Kind = Token::Kind;
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
-bool IsNameStart(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
-}
+bool IsNameStart(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 
 // One kind of newline, and none at the very end, as Jinja reads a template.
 std::string NormalizeNewlines(std::string_view source) {
@@ -196,8 +194,8 @@ class Lexer {
 
   bool LexTagEnd(std::string_view end, bool is_variable) {
     const char sign = SignAt(at_);
-    const bool signed_end = (sign == '-' || (sign == '+' && !is_variable)) &&
-                            Rest().substr(1, end.size()) == end;
+    const bool signed_end =
+        (sign == '-' || (sign == '+' && !is_variable)) && Rest().substr(1, end.size()) == end;
     if (!signed_end && !Sees(end)) return false;
     Emit(is_variable ? Kind::kVariableEnd : Kind::kBlockEnd);
     Advance(end.size() + signed_end);
@@ -208,8 +206,8 @@ class Lexer {
 
   void LexOperator(std::string& open) {
     static constexpr std::string_view kOperators[] = {
-        "**", "//", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]",
-        "(",  ")",  "{",  "}",  ">",  "<",  "=", ".", ":", "|", ",", ";"};
+        "**", "//", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
+        "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"};
     for (std::string_view text : kOperators) {
       if (!Sees(text)) continue;
       const char c = text[0];
@@ -233,8 +231,8 @@ class Lexer {
   size_t ScanDigits(size_t from, IsPart is_part) const {
     const auto digit = [&](size_t i) { return i < source_.size() && is_part(source_[i]); };
     size_t end = from;
-    while (digit(end) || (end > from && end < source_.size() && source_[end] == '_' &&
-                          digit(end + 1))) {
+    while (digit(end) ||
+           (end > from && end < source_.size() && source_[end] == '_' && digit(end + 1))) {
       ++end;
     }
     return end;
@@ -280,8 +278,8 @@ class Lexer {
       if (c != '_') digits.push_back(c);
     }
     Emit(Kind::kInteger, digits);
-    const auto result = std::from_chars(digits.data(), digits.data() + digits.size(),
-                                        tokens_.back().integer, base);
+    const auto result =
+        std::from_chars(digits.data(), digits.data() + digits.size(), tokens_.back().integer, base);
     if (result.ec != std::errc()) return Fail("integer " + digits.substr(0, 40) + " is too large");
     Advance(end - at_);
   }

@@ -89,9 +89,9 @@ class Parser {
    public:
     explicit Deeper(Parser& parser) : parser_(parser) {
       if (++parser_.depth_ > parser_.max_depth_ && parser_.status_.ok()) {
-        parser_.status_ = absl::ResourceExhaustedError(absl::StrCat(
-            "chat template: line ", parser_.Current().line, ": nested deeper than ",
-            parser_.max_depth_, " levels"));
+        parser_.status_ = absl::ResourceExhaustedError(
+            absl::StrCat("chat template: line ", parser_.Current().line, ": nested deeper than ",
+                         parser_.max_depth_, " levels"));
         parser_.at_ = parser_.tokens_.size() - 1;
       }
     }

@@ -1,12 +1,11 @@
 #pragma once
 
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/status/statusor.h"
 #include "model/chat_template.h"
@@ -20,28 +19,28 @@ using NodePtr = std::unique_ptr<Node>;
 struct Node {
   enum class Kind {
     // Expressions.
-    kConstant,    // constant
-    kName,        // text
-    kList,        // kids: elements (a tuple is a list)
-    kDict,        // kids: key, value, key, value, ...
-    kUnary,       // text: "-", "+", "not"; kids: operand
-    kBinary,      // text: operator, "and", "or", "in", "not in"; kids: left, right
-    kCondition,   // kids: value, condition, otherwise (may be null)
-    kAttribute,   // text; kids: object
-    kItem,        // kids: object, index
-    kSlice,       // kids: object, start, stop, step (the last three may be null)
-    kCall,        // kids: callee, arguments...; named
-    kFilter,      // text; kids: input, arguments...; named
-    kTest,        // text; kids: input, arguments...
+    kConstant,   // constant
+    kName,       // text
+    kList,       // kids: elements (a tuple is a list)
+    kDict,       // kids: key, value, key, value, ...
+    kUnary,      // text: "-", "+", "not"; kids: operand
+    kBinary,     // text: operator, "and", "or", "in", "not in"; kids: left, right
+    kCondition,  // kids: value, condition, otherwise (may be null)
+    kAttribute,  // text; kids: object
+    kItem,       // kids: object, index
+    kSlice,      // kids: object, start, stop, step (the last three may be null)
+    kCall,       // kids: callee, arguments...; named
+    kFilter,     // text; kids: input, arguments...; named
+    kTest,       // text; kids: input, arguments...
     // Statements.
-    kText,        // text
-    kOutput,      // kids: expression
-    kIf,          // kids: condition, body, condition, body, ..., else body (without condition)
-    kFor,         // names: targets; kids: iterable, filter (may be null), body, else body (or null)
-    kSet,         // names: target, and attribute of a namespace if two; kids: value
-    kSetBlock,    // names: target; kids: body
-    kMacro,       // text: name; names: parameters; named: defaults; kids: body
-    kBlock,       // kids: statements
+    kText,      // text
+    kOutput,    // kids: expression
+    kIf,        // kids: condition, body, condition, body, ..., else body (without condition)
+    kFor,       // names: targets; kids: iterable, filter (may be null), body, else body (or null)
+    kSet,       // names: target, and attribute of a namespace if two; kids: value
+    kSetBlock,  // names: target; kids: body
+    kMacro,     // text: name; names: parameters; named: defaults; kids: body
+    kBlock,     // kids: statements
     kBreak,
     kContinue,
   };

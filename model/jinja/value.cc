@@ -78,9 +78,9 @@ std::string ToJsonText(const Json& json, int indent) {
   if (json.is_object()) {
     std::string out = "{";
     for (const auto& [key, item] : json.items()) {
-      out += (out.size() > 1 ? ", " : "") + Json(key).dump(-1, ' ', false,
-                                                           Json::error_handler_t::replace) +
-             ": " + ToJsonText(item, -1);
+      out += (out.size() > 1 ? ", " : "") +
+             Json(key).dump(-1, ' ', false, Json::error_handler_t::replace) + ": " +
+             ToJsonText(item, -1);
     }
     return out + "}";
   }

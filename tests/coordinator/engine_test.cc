@@ -1,10 +1,10 @@
 #include "coordinator/engine.h"
 
+#include <gtest/gtest.h>
+
 #include <condition_variable>
 #include <future>
 #include <mutex>
-
-#include <gtest/gtest.h>
 
 #include "tests/coordinator/model_worker.h"
 

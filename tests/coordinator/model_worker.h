@@ -11,8 +11,9 @@
 namespace shardline::coordinator {
 
 /// What the ranks of a replica do with plans, as simply as can be: every slot's tokens by position,
-/// every block's owner. A token is a pure function of the sequence before it, so that an answer does
-/// not depend on scheduling; anything that breaks the step protocol is written to `violations`.
+/// every block's owner. A token is a pure function of the sequence before it, so that an answer
+/// does not depend on scheduling; anything that breaks the step protocol is written to
+/// `violations`.
 class ModelWorker {
  public:
   ModelWorker(int slots, int blocks, int block_size, int stages)
@@ -21,7 +22,8 @@ class ModelWorker {
   /// The next token after `tokens`.
   static int32_t NextToken(const std::vector<int32_t>& tokens) {
     uint64_t hash = 1469598103934665603u;
-    for (const int32_t token : tokens) hash = (hash ^ static_cast<uint64_t>(token)) * 1099511628211u;
+    for (const int32_t token : tokens)
+      hash = (hash ^ static_cast<uint64_t>(token)) * 1099511628211u;
     return static_cast<int32_t>((hash >> 20) % 997);
   }
 

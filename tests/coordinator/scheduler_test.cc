@@ -1,10 +1,10 @@
 #include "coordinator/scheduler.h"
 
+#include <gtest/gtest.h>
+
 #include <deque>
 #include <map>
 #include <random>
-
-#include <gtest/gtest.h>
 
 #include "tests/coordinator/model_worker.h"
 
@@ -64,8 +64,8 @@ TEST(SchedulerTest, LongPromptsGoInChunksBesideDecodes) {
   ASSERT_TRUE(scheduler.Add(MakeRequest(2, std::vector<int32_t>(40, 3), 5)).ok());
   const v1::StepPlan plan = *scheduler.Schedule();
   ASSERT_EQ(plan.work_size(), 2);
-  EXPECT_EQ(plan.work(0).position(), 1u);       // the decode comes first
-  EXPECT_EQ(plan.work(1).tokens_size(), 15);    // the chunk takes the rest of the budget
+  EXPECT_EQ(plan.work(0).position(), 1u);     // the decode comes first
+  EXPECT_EQ(plan.work(1).tokens_size(), 15);  // the chunk takes the rest of the budget
   EXPECT_FALSE(plan.work(1).sample());
 }
 
@@ -115,7 +115,8 @@ TEST(SchedulerTest, RefusesResultsThatDoNotAnswerTheStep) {
   v1::SampledToken& sampled = *result.add_sampled();
   sampled.set_slot(plan.work(0).slot());
   sampled.set_token(10);
-  EXPECT_EQ(scheduler.Commit(result).status().code(), absl::StatusCode::kInternal);  // no such token
+  EXPECT_EQ(scheduler.Commit(result).status().code(),
+            absl::StatusCode::kInternal);  // no such token
   sampled.set_token(9);
   EXPECT_TRUE(scheduler.Commit(result).ok());
 }
