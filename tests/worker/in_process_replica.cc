@@ -1,0 +1,173 @@
+#include "tests/worker/in_process_replica.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "parallel/thread_communicator.h"
+
+namespace shardline::worker {
+
+struct InProcessReplica::Rank {
+  parallel::RankShard shard;
+  std::unique_ptr<kernels::Device> device;
+  std::unique_ptr<parallel::Communicator> world;
+  std::unique_ptr<parallel::Communicator> tensor_group;
+  std::unique_ptr<StepRunner> runner;
+  std::vector<StepOutput> outputs;  // of the plans that run, on the last stage; logits of its shard
+};
+
+InProcessReplica::~InProcessReplica() {
+  for (auto& rank : ranks_) rank->runner.reset();  // before what it refers to
+}
+
+template <typename Body>
+absl::Status InProcessReplica::OnAllRanks(const Body& body) {
+  std::vector<absl::Status> statuses(ranks_.size());
+  std::vector<std::thread> threads;
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    threads.emplace_back([&, r] {
+      Rank& rank = *ranks_[r];
+      statuses[r] = body(rank);
+      if (statuses[r].ok()) return;
+      rank.runner.reset();
+      rank.tensor_group.reset();
+      rank.world.reset();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  // That a peer has left is a consequence; the cause is another error, if there is one.
+  absl::Status result;
+  for (const absl::Status& status : statuses) {
+    if (!status.ok() && (result.ok() || absl::IsUnavailable(result))) result = status;
+  }
+  return result;
+}
+
+absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
+    const std::string& model_path, const ReplicaOptions& options) {
+  std::unique_ptr<InProcessReplica> replica(new InProcessReplica());
+  replica->options_ = options;
+  if (options.kv_blocks == 0) {
+    replica->options_.kv_blocks =
+        int64_t{options.max_num_seqs} *
+        ((options.max_model_len + options.block_size - 1) / options.block_size);
+  }
+  absl::StatusOr<std::unique_ptr<model::Checkpoint>> checkpoint =
+      model::Checkpoint::Open(model_path);
+  if (!checkpoint.ok()) return checkpoint.status();
+  replica->checkpoint_ = *std::move(checkpoint);
+  absl::StatusOr<model::FamilyModel> family = model::Describe(*replica->checkpoint_);
+  if (!family.ok()) return family.status();
+  replica->family_ = *std::move(family);
+  const absl::StatusOr<std::vector<model::BoundWeight>> weights =
+      model::Bind(replica->family_.table, replica->family_.ignored, *replica->checkpoint_);
+  if (!weights.ok()) return weights.status();
+  const parallel::ModelDims dims =
+      model::DimsOf(replica->spec(), model::FeedForwardGranularity(*weights));
+  absl::StatusOr<std::vector<parallel::RankShard>> shards =
+      parallel::PlanShards(dims, options.layout);
+  if (!shards.ok()) return shards.status();
+  replica->shards_ = *std::move(shards);
+
+  std::vector<std::unique_ptr<parallel::Communicator>> world =
+      parallel::MakeThreadCommunicators(options.layout.world());
+  for (size_t r = 0; r < world.size(); ++r) {
+    auto rank = std::make_unique<Rank>();
+    rank->shard = replica->shards_[r];
+    rank->world = std::move(world[r]);
+    replica->ranks_.push_back(std::move(rank));
+  }
+  const absl::Status loaded =
+      replica->OnAllRanks([&](Rank& rank) { return replica->Load(rank, *weights, dims); });
+  if (!loaded.ok()) return loaded;
+  return replica;
+}
+
+absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWeight>& weights,
+                                    const parallel::ModelDims& dims) {
+  absl::StatusOr<std::unique_ptr<kernels::Device>> device =
+      kernels::Device::Create({.threads = options_.threads});
+  if (!device.ok()) return device.status();
+  rank.device = *std::move(device);
+  absl::StatusOr<std::unique_ptr<parallel::Communicator>> group =
+      rank.world->Split(rank.shard.place.pp * options_.layout.dp + rank.shard.place.dp);
+  if (!group.ok()) return group.status();
+  rank.tensor_group = *std::move(group);
+  absl::StatusOr<ShardWeights> loaded =
+      LoadShard(*rank.device, weights, spec().tied_embeddings, dims, rank.shard, options_.weights,
+                [](int64_t, int64_t) {});
+  if (!loaded.ok()) return loaded.status();
+
+  StepRunnerOptions options;
+  options.max_num_seqs = options_.max_num_seqs;
+  options.max_num_batched_tokens = options_.max_num_batched_tokens;
+  options.max_model_len = options_.max_model_len;
+  options.block_size = options_.block_size;
+  options.kv_blocks = options_.kv_blocks;
+  options.kv_dtype = options_.kv_dtype;
+  absl::StatusOr<std::unique_ptr<StepRunner>> runner =
+      StepRunner::Create(*rank.device, spec(), rank.shard, *std::move(loaded), options, *rank.world,
+                         *rank.tensor_group);
+  if (!runner.ok()) return runner.status();
+  rank.runner = *std::move(runner);
+  rank.runner->set_logits_observer([&rank](const v1::StepPlan&, kernels::Tensor logits) {
+    for (int64_t row = 0; row < logits.rows; ++row) {
+      const float* values = logits.f32() + row * logits.cols;
+      rank.outputs.back().logits.emplace_back(values, values + logits.cols);
+    }
+  });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<StepOutput>> InProcessReplica::Run(std::span<const v1::StepPlan> plans) {
+  const absl::Status status = OnAllRanks([&](Rank& rank) -> absl::Status {
+    if (rank.runner == nullptr) return absl::UnavailableError("the replica failed before");
+    rank.outputs.clear();
+    for (const v1::StepPlan& plan : plans) {
+      rank.outputs.emplace_back();
+      const absl::StatusOr<std::optional<v1::StepResult>> result = rank.runner->Run(plan);
+      if (!result.ok()) return result.status();
+      if (!*result) continue;
+      for (const v1::SampledToken& sampled : (*result)->sampled()) {
+        rank.outputs.back().tokens.push_back(static_cast<int32_t>(sampled.token()));
+      }
+    }
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+
+  const parallel::Layout& layout = options_.layout;
+  const int first = parallel::RankOf(layout, {layout.pp - 1, 0, 0});
+  std::vector<StepOutput> merged = std::move(ranks_[first]->outputs);
+  for (int tp = 1; tp < layout.tp; ++tp) {
+    for (size_t p = 0; p < plans.size(); ++p) {
+      StepOutput& output = ranks_[first + tp]->outputs[p];
+      if (output.tokens != merged[p].tokens) {
+        return absl::InternalError(absl::StrCat("ranks ", first, " and ", first + tp,
+                                                " sampled different tokens in plan ", p));
+      }
+      for (size_t row = 0; row < output.logits.size(); ++row) {
+        std::vector<float>& all = merged[p].logits[row];
+        all.insert(all.end(), output.logits[row].begin(), output.logits[row].end());
+      }
+    }
+  }
+  return merged;
+}
+
+absl::StatusOr<StepOutput> InProcessReplica::Run(const v1::StepPlan& plan) {
+  absl::StatusOr<std::vector<StepOutput>> outputs = Run(std::span(&plan, 1));
+  if (!outputs.ok()) return outputs.status();
+  return std::move(outputs->front());
+}
+
+absl::Status InProcessReplica::WarmUp() {
+  return OnAllRanks([](Rank& rank) {
+    rank.outputs.assign(1, {});
+    return rank.runner->WarmUp();
+  });
+}
+
+}  // namespace shardline::worker

@@ -1,0 +1,139 @@
+// A real model against Hugging Face transformers in float32 over the same (dequantised) weights:
+// tests/golden/make_smollm2.py made the oracle data.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/worker/in_process_replica.h"
+#include "tests/worker/step_driver.h"
+
+namespace shardline::worker {
+namespace {
+
+/// The largest difference allowed, in parts of the logits' range. Both sides compute in float32 and
+/// differ in the order of their sums only: 30 layers of sums over up to 1,536 products, each within
+/// some sqrt(1536) * 2^-24 = 2e-6 of its terms' size.
+constexpr double kTolerance = 1e-5;
+
+std::string ModelPath() {
+  if (const char* path = std::getenv("SHARDLINE_SMOLLM2_GGUF")) return path;
+  const char* home = std::getenv("HOME");
+  const std::string cached = std::string(home == nullptr ? "" : home) +
+                             "/.cache/shardline/SmolLM2-135M-Instruct.Q4_1.gguf";
+  return std::filesystem::exists(cached) ? cached : "";
+}
+
+#define SKIP_WITHOUT_MODEL() \
+  if (ModelPath().empty()) GTEST_SKIP() << "scripts/fetch_smollm2.sh fetches the model"
+
+nlohmann::json ReadJson(const std::string& name) {
+  std::ifstream file(std::string(SHARDLINE_GOLDEN) + "/smollm2/" + name);
+  return nlohmann::json::parse(file);
+}
+
+/// Logits after a prompt and the first of its greedy tokens, at some of the vocabulary.
+struct OracleRow {
+  int step;  // tokens after the prompt
+  double range;
+  std::map<int, float> logits;
+};
+struct OraclePrompt {
+  std::string name;
+  std::vector<int32_t> tokens;  // prompt and fed-back tokens
+  int prompt_tokens;
+  std::vector<OracleRow> rows;
+};
+
+std::vector<OraclePrompt> ReadOracle() {
+  std::vector<OraclePrompt> prompts;
+  const nlohmann::json index = ReadJson("logits.json");
+  const nlohmann::json greedy = ReadJson("greedy.json");
+  std::ifstream file(std::string(SHARDLINE_GOLDEN) + "/smollm2/logits.bin", std::ios::binary);
+  for (const nlohmann::json& entry : index.at("entries")) {
+    if (prompts.empty() || prompts.back().name != entry.at("prompt")) {
+      prompts.push_back({.name = entry.at("prompt")});
+      for (const nlohmann::json& prompt : greedy.at("prompts")) {
+        if (prompt.at("name") != prompts.back().name) continue;
+        prompts.back().tokens = prompt.at("prompt_tokens").get<std::vector<int32_t>>();
+        prompts.back().prompt_tokens = static_cast<int>(prompts.back().tokens.size());
+        for (int i = 0; i < 4; ++i) prompts.back().tokens.push_back(prompt.at("tokens").at(i));
+      }
+    }
+    OracleRow row;
+    row.step = entry.at("step");
+    row.range = entry.at("max").get<double>() - entry.at("min").get<double>();
+    const int stride = index.at("stride");
+    for (const int token : entry.at("top")) row.logits[token] = 0;
+    const int vocabulary = 49152;
+    for (int token = 0; token < vocabulary; token += stride) row.logits[token] = 0;
+    EXPECT_EQ(row.logits.size(), entry.at("count"));
+    for (auto& [token, value] : row.logits) {
+      file.read(reinterpret_cast<char*>(&value), sizeof(value));
+    }
+    prompts.back().rows.push_back(std::move(row));
+  }
+  EXPECT_TRUE(file.good());
+  return prompts;
+}
+
+struct Case {
+  int tp, pp;
+  WeightFormat weights;
+};
+
+class SmolLm2Logits : public testing::TestWithParam<Case> {};
+
+TEST_P(SmolLm2Logits, AreThoseOfTransformers) {
+  SKIP_WITHOUT_MODEL();
+  ReplicaOptions options;
+  options.layout = {.pp = GetParam().pp, .tp = GetParam().tp};
+  options.weights = GetParam().weights;
+  auto replica = InProcessReplica::Create(ModelPath(), options);
+  ASSERT_TRUE(replica.ok()) << replica.status();
+  StepDriver driver(**replica);
+  double worst = 0;
+  for (const OraclePrompt& prompt : ReadOracle()) {
+    // The prompt in one go and decodes after it.
+    const auto logits = StepwiseLogits(driver, prompt.tokens, prompt.prompt_tokens - 1, 256);
+    ASSERT_TRUE(logits.ok()) << logits.status();
+    ASSERT_EQ(logits->size(), 5);
+    for (const OracleRow& row : prompt.rows) {
+      double difference = 0;
+      for (const auto& [token, value] : row.logits) {
+        difference = std::max(difference, std::abs(double{(*logits)[row.step][token]} - value));
+      }
+      EXPECT_LE(difference, kTolerance * row.range) << prompt.name << " step " << row.step;
+      worst = std::max(worst, difference / row.range);
+    }
+  }
+  RecordProperty("worst_difference_in_parts_of_the_range", std::to_string(worst));
+  std::printf("largest difference: %.2g of the logits' range\n", worst);
+}
+
+std::string CaseName(const testing::TestParamInfo<Case>& info) {
+  return "TP" + std::to_string(info.param.tp) + "PP" + std::to_string(info.param.pp) +
+         (info.param.weights == WeightFormat::kFloat32 ? "Float32" : "Packed");
+}
+
+// The packed form keeps Q4_1 blocks and expands them in registers, to the same float32 values that
+// transformers has: activations stay float32, so that the same tolerance holds.
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, SmolLm2Logits,
+    testing::Values(Case{1, 1, WeightFormat::kFloat32}, Case{2, 1, WeightFormat::kFloat32},
+                    Case{3, 1, WeightFormat::kFloat32}, Case{1, 2, WeightFormat::kFloat32},
+                    Case{1, 3, WeightFormat::kFloat32}, Case{2, 2, WeightFormat::kFloat32},
+                    Case{1, 1, WeightFormat::kAsStored}, Case{2, 1, WeightFormat::kAsStored},
+                    Case{3, 1, WeightFormat::kAsStored}, Case{1, 2, WeightFormat::kAsStored},
+                    Case{1, 3, WeightFormat::kAsStored}, Case{2, 2, WeightFormat::kAsStored}),
+    CaseName);
+
+}  // namespace
+}  // namespace shardline::worker
