@@ -1,11 +1,12 @@
 // A real model against Hugging Face transformers in float32 over the same (dequantised) weights:
 // tests/golden/make_smollm2.py made the oracle data.
 
+#include "tests/worker/smollm2.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
+#include <cstdio>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -23,22 +24,6 @@ namespace {
 /// some sqrt(1536) * 2^-24 = 2e-6 of its terms' size.
 constexpr double kTolerance = 1e-5;
 
-std::string ModelPath() {
-  if (const char* path = std::getenv("SHARDLINE_SMOLLM2_GGUF")) return path;
-  const char* home = std::getenv("HOME");
-  const std::string cached = std::string(home == nullptr ? "" : home) +
-                             "/.cache/shardline/SmolLM2-135M-Instruct.Q4_1.gguf";
-  return std::filesystem::exists(cached) ? cached : "";
-}
-
-#define SKIP_WITHOUT_MODEL() \
-  if (ModelPath().empty()) GTEST_SKIP() << "scripts/fetch_smollm2.sh fetches the model"
-
-nlohmann::json ReadJson(const std::string& name) {
-  std::ifstream file(std::string(SHARDLINE_GOLDEN) + "/smollm2/" + name);
-  return nlohmann::json::parse(file);
-}
-
 /// Logits after a prompt and the first of its greedy tokens, at some of the vocabulary.
 struct OracleRow {
   int step;  // tokens after the prompt
@@ -54,8 +39,8 @@ struct OraclePrompt {
 
 std::vector<OraclePrompt> ReadOracle() {
   std::vector<OraclePrompt> prompts;
-  const nlohmann::json index = ReadJson("logits.json");
-  const nlohmann::json greedy = ReadJson("greedy.json");
+  const nlohmann::json index = SmolLm2Golden("logits.json");
+  const nlohmann::json greedy = SmolLm2Golden("greedy.json");
   std::ifstream file(std::string(SHARDLINE_GOLDEN) + "/smollm2/logits.bin", std::ios::binary);
   for (const nlohmann::json& entry : index.at("entries")) {
     if (prompts.empty() || prompts.back().name != entry.at("prompt")) {
@@ -92,11 +77,11 @@ struct Case {
 class SmolLm2Logits : public testing::TestWithParam<Case> {};
 
 TEST_P(SmolLm2Logits, AreThoseOfTransformers) {
-  SKIP_WITHOUT_MODEL();
+  SKIP_WITHOUT_SMOLLM2();
   ReplicaOptions options;
   options.layout = {.pp = GetParam().pp, .tp = GetParam().tp};
   options.weights = GetParam().weights;
-  auto replica = InProcessReplica::Create(ModelPath(), options);
+  auto replica = InProcessReplica::Create(SmolLm2Path(), options);
   ASSERT_TRUE(replica.ok()) << replica.status();
   StepDriver driver(**replica);
   double worst = 0;
@@ -114,7 +99,6 @@ TEST_P(SmolLm2Logits, AreThoseOfTransformers) {
       worst = std::max(worst, difference / row.range);
     }
   }
-  RecordProperty("worst_difference_in_parts_of_the_range", std::to_string(worst));
   std::printf("largest difference: %.2g of the logits' range\n", worst);
 }
 
