@@ -37,11 +37,11 @@ def generated_protos():
     assert code == 0, "protoc failed"
     sys.path.insert(0, out)
     module = lambda name: importlib.import_module(f"shardline.v1.{name}")
-    return (module("generation_pb2"), module("generation_pb2_grpc"), module("admin_pb2"),
-            module("admin_pb2_grpc"))
+    return [module(f"{proto}_{kind}") for proto in ("generation", "admin", "worker_control")
+            for kind in ("pb2", "pb2_grpc")]
 
 
-pb, pb_grpc, admin_pb, admin_grpc = generated_protos()
+pb, pb_grpc, admin_pb, admin_grpc, control_pb, control_grpc = generated_protos()
 
 
 def processes_of(address):
@@ -123,3 +123,57 @@ def collect(stream):
         text += message.text
         last = message
     return tokens, text, last
+
+
+def wait_for(condition, what, seconds=20):
+    """Polls until `condition()` is true; it says what did not happen otherwise."""
+    deadline = time.time() + seconds
+    while not (result := condition()):
+        assert time.time() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+    return result
+
+
+def error_of(call):
+    """(code, message, trailing metadata) of the error that the call must raise."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        return error.code(), error.details(), dict(error.trailing_metadata() or ())
+    raise AssertionError("the call succeeded")
+
+
+class Coordinator:
+    """A coordinator alone, for ranks that a test starts or plays itself; killed on exit."""
+
+    def __init__(self, model, *flags):
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [str(BIN / "shardline-coordinator"), str(model), "--listen", "127.0.0.1:0",
+             *map(str, flags)], stdout=subprocess.PIPE, stderr=self.log, text=True)
+        line = self.process.stdout.readline()
+        if not line.startswith("listening on "):
+            raise RuntimeError(f"the coordinator did not start: {self.log_text()}")
+        self.address = line.split()[-1]
+        self.channel = grpc.insecure_channel(self.address)
+        self.stub = pb_grpc.GenerationStub(self.channel)
+        self.admin = admin_grpc.AdminStub(self.channel)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        if kind is not None:
+            print(self.log_text(), file=sys.stderr)
+        self.log.close()
+
+    def log_text(self):
+        self.log.seek(0)
+        return self.log.read()
+
+    def status(self):
+        return self.admin.GetStatus(admin_pb.GetStatusRequest())
