@@ -146,6 +146,7 @@ absl::Status StepRunner::CheckWork(const v1::SlotWork& work) const {
     return BadPlan(work, "was not started");
   }
   const Slot& slot = slots_[work.slot()];
+  if (slot.run == runs_) return BadPlan(work, "has work twice");
   const int64_t count = std::max(1, work.tokens_size());
   if (static_cast<int64_t>(work.position()) != slot.length) {
     return BadPlan(work, absl::StrCat("is at position ", slot.length, ", not ", work.position()));
@@ -157,6 +158,9 @@ absl::Status StepRunner::CheckWork(const v1::SlotWork& work) const {
   if (slot.length + count > blocks * options_.block_size ||
       slot.length + count > options_.max_model_len) {
     return BadPlan(work, "has more tokens than its blocks or max_model_len hold");
+  }
+  if (blocks > (options_.max_model_len + options_.block_size - 1) / options_.block_size) {
+    return BadPlan(work, "gets more blocks than max_model_len needs");
   }
   for (const uint32_t block : work.new_blocks()) {
     if (block >= options_.kv_blocks) return BadPlan(work, absl::StrCat("gets block ", block));
@@ -182,10 +186,12 @@ absl::Status StepRunner::BuildBatch(const v1::StepPlan& plan) {
   sampling_.clear();
   max_blocks_ = 0;
   if (plan.work().empty()) return absl::InvalidArgumentError("bad step plan: no work");
+  ++runs_;
   for (const v1::SlotWork& work : plan.work()) {
     const absl::Status checked = CheckWork(work);
     if (!checked.ok()) return checked;
     Slot& slot = slots_[work.slot()];
+    slot.run = runs_;
     for (const uint32_t block : work.new_blocks()) slot.blocks.push_back(static_cast<int>(block));
     if (work.tokens().empty()) {
       tokens_.push_back(slot.last_token);

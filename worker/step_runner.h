@@ -61,6 +61,7 @@ class StepRunner {
     std::vector<int32_t> blocks;
     int length = 0;           // tokens processed
     int32_t last_token = -1;  // sampled last; first and last stage know it
+    uint64_t run = 0;         // the last one that had work for it
     v1::SlotSampling sampling;
   };
   struct PendingTokens {
@@ -92,6 +93,7 @@ class StepRunner {
   Sampler sampler_;
   LogitsObserver observer_;
 
+  uint64_t runs_ = 0;
   std::vector<Slot> slots_;
   std::deque<PendingTokens> pending_;  // first stage of several: tokens on their way
 

@@ -1,0 +1,88 @@
+#include "tests/worker/tiny_llama.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "kernels/philox.h"
+
+namespace shardline::worker {
+
+TinyLlama::TinyLlama() {
+  const int layers = 3, hidden = 32, heads = 4, kv_heads = 2, feed_forward = 48, vocabulary = 101;
+  config = {{"model_type", "llama"},
+            {"vocab_size", vocabulary},
+            {"hidden_size", hidden},
+            {"num_hidden_layers", layers},
+            {"num_attention_heads", heads},
+            {"num_key_value_heads", kv_heads},
+            {"intermediate_size", feed_forward},
+            {"max_position_embeddings", 256},
+            {"rms_norm_eps", 1e-5},
+            {"rope_theta", 10000.0},
+            {"tie_word_embeddings", true}};
+  const int kv = kv_heads * hidden / heads;
+  uint32_t seed = 0;
+  const auto add = [&](const std::string& tensor, std::vector<int64_t> shape) {
+    Tensor& made = tensors[tensor + ".weight"];
+    int64_t count = 1;
+    for (const int64_t size : shape) count *= size;
+    // Norm weights around 1, matrices such that their products stay of order 1.
+    const bool norm = shape.size() == 1;
+    for (int64_t i = 0; i < count; ++i) {
+      const double u =
+          kernels::Philox(seed, {static_cast<uint32_t>(i), 0, 0, 0})[0] * 0x1p-32 - 0.5;
+      made.values.push_back(static_cast<float>(norm ? 1 + 0.2 * u : 0.8 * u));
+    }
+    made.shape = std::move(shape);
+    ++seed;
+  };
+  add("model.embed_tokens", {vocabulary, hidden});
+  for (int layer = 0; layer < layers; ++layer) {
+    const std::string base = "model.layers." + std::to_string(layer) + ".";
+    add(base + "input_layernorm", {hidden});
+    add(base + "self_attn.q_proj", {hidden, hidden});
+    add(base + "self_attn.k_proj", {kv, hidden});
+    add(base + "self_attn.v_proj", {kv, hidden});
+    add(base + "self_attn.o_proj", {hidden, hidden});
+    add(base + "post_attention_layernorm", {hidden});
+    add(base + "mlp.gate_proj", {feed_forward, hidden});
+    add(base + "mlp.up_proj", {feed_forward, hidden});
+    add(base + "mlp.down_proj", {hidden, feed_forward});
+  }
+  add("model.norm", {hidden});
+}
+
+std::string TinyLlama::Write(const std::string& name) const {
+  const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+  std::string unique = std::string(test->test_suite_name()) + "." + test->name() + "." + name;
+  for (char& c : unique) {
+    if (c == '/') c = '_';
+  }
+  const std::filesystem::path directory =
+      std::filesystem::path(testing::TempDir()) / (unique + "." + std::to_string(getpid()));
+  std::filesystem::create_directories(directory);
+  std::ofstream(directory / "config.json") << config;
+
+  nlohmann::json header;
+  uint64_t offset = 0;
+  for (const auto& [tensor, content] : tensors) {
+    const uint64_t end = offset + content.values.size() * sizeof(float);
+    header[tensor] = {{"dtype", "F32"}, {"shape", content.shape}, {"data_offsets", {offset, end}}};
+    offset = end;
+  }
+  const std::string text = header.dump();
+  const uint64_t size = text.size();
+  std::ofstream file(directory / "model.safetensors", std::ios::binary);
+  file.write(reinterpret_cast<const char*>(&size), sizeof(size));
+  file << text;
+  for (const auto& [tensor, content] : tensors) {
+    file.write(reinterpret_cast<const char*>(content.values.data()),
+               static_cast<std::streamsize>(content.values.size() * sizeof(float)));
+  }
+  return directory;
+}
+
+}  // namespace shardline::worker
