@@ -23,6 +23,9 @@ struct ShardWord {
   int32_t has_more;  // tokens of the shard that were not sent
 };
 
+/// Not 0 alone: the reciprocal of a tiny temperature overflows.
+bool IsGreedy(const SamplingRow& row) { return !(row.temperature >= 1e-5f); }
+
 std::span<const float> Row(kernels::Tensor logits, size_t row) {
   return {logits.f32() + row * logits.cols, static_cast<size_t>(logits.cols)};
 }
@@ -86,7 +89,7 @@ absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(kernels::Tensor logi
   std::vector<size_t> open;
   for (size_t i = 0; i < rows.size(); ++i) {
     const SamplingRow& row = rows[i];
-    if (row.temperature > 0 && (row.top_k > 0 || row.top_p < 1 || row.min_p > 0)) open.push_back(i);
+    if (!IsGreedy(row) && (row.top_k > 0 || row.top_p < 1 || row.min_p > 0)) open.push_back(i);
   }
   for (int64_t limit = kFirstRound; !open.empty(); limit *= 16) {
     const size_t record = sizeof(ShardWord) + limit * sizeof(Candidate);
@@ -154,10 +157,10 @@ absl::StatusOr<std::vector<int32_t>> Sampler::Sample(kernels::Tensor logits,
   for (size_t i = 0; i < rows.size(); ++i) {
     const SamplingRow& row = rows[i];
     mine[i] =
-        row.temperature > 0
-            ? kernels::GumbelArgmax(device_, Row(logits, i), vocabulary_begin_,
-                                    1.0f / row.temperature, (*cutoffs)[i], row.seed, row.position)
-            : kernels::TopCandidates(device_, Row(logits, i), vocabulary_begin_, 1)[0];
+        IsGreedy(row)
+            ? kernels::TopCandidates(device_, Row(logits, i), vocabulary_begin_, 1)[0]
+            : kernels::GumbelArgmax(device_, Row(logits, i), vocabulary_begin_,
+                                    1.0f / row.temperature, (*cutoffs)[i], row.seed, row.position);
   }
   std::vector<Candidate> all(mine.size() * group_.size());
   const absl::Status gathered =

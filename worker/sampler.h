@@ -14,7 +14,7 @@ namespace shardline::worker {
 
 /// How one row samples.
 struct SamplingRow {
-  float temperature = 0;  // 0: greedy
+  float temperature = 0;  // below 1e-5: greedy
   float top_p = 1;        // 1: off
   int top_k = 0;          // 0: off
   float min_p = 0;        // 0: off
