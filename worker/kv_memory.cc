@@ -30,8 +30,8 @@ absl::StatusOr<int64_t> PlanKvBlocks(const KvGeometry& geometry, int64_t request
   if (blocks < per_sequence) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "KV cache: one sequence of ", max_model_len, " tokens (--max-model-len) needs ",
-        (per_sequence * geometry.BytesPerBlock()) >> 20, " MiB on this rank, and ", bytes >> 20,
-        " MiB are ", requested_bytes > 0 ? "granted (--kv-cache-memory)" : "free",
+        per_sequence * geometry.BytesPerBlock(), " bytes on this rank, and ", bytes, " are ",
+        requested_bytes > 0 ? "granted (--kv-cache-memory)" : "free",
         "; lower --max-model-len or use more ranks"));
   }
   return std::min<int64_t>(blocks, INT32_MAX);

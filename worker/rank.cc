@@ -188,7 +188,8 @@ class Rank {
     if (!*result || shard_.place.tp != 0 || shard_.place.dp != 0) return absl::OkStatus();
     v1::WorkerMessage message;
     *message.mutable_result() = *std::move(*result);
-    return client_.Send(message);
+    client_.Send(message).IgnoreError();  // Next() tells why: a Shutdown may have come meanwhile
+    return absl::OkStatus();
   }
 
   const RankOptions options_;
