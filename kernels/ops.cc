@@ -15,8 +15,8 @@ cpu::CpuDevice& Cpu(Device& device) {
 
 }  // namespace
 
-void EmbeddingLookup(Device& device, Tensor table, int64_t vocabulary_begin,
-                     std::span<const int32_t> tokens, Tensor out) {
+void EmbeddingLookup(Device& device, Tensor table, int64_t vocabulary_begin, Indices tokens,
+                     Tensor out) {
   cpu::EmbeddingLookup(Cpu(device), table, vocabulary_begin, tokens, out);
 }
 void RmsNorm(Device& device, Tensor x, Tensor weight, float epsilon, Tensor y) {
@@ -38,8 +38,7 @@ void Activate(Device& device, Activation activation, Tensor x) {
 void GatedActivation(Device& device, Activation activation, Tensor gate, Tensor up, Tensor out) {
   cpu::GatedActivation(Cpu(device), activation, gate, up, out);
 }
-void Rotary(Device& device, const RotaryParams& params, std::span<const int32_t> positions,
-            Tensor x) {
+void Rotary(Device& device, const RotaryParams& params, Indices positions, Tensor x) {
   cpu::Rotary(Cpu(device), params, positions, x);
 }
 void WriteKv(Device& device, const AttentionBatch& batch, Tensor k, Tensor v,
@@ -58,7 +57,7 @@ void ExpertFeedForward(Device& device, Activation activation, Tensor x, const Ro
                        Tensor out) {
   cpu::ExpertFeedForward(Cpu(device), activation, x, routing, experts, scratch, out);
 }
-void GatherRows(Device& device, Tensor x, std::span<const int32_t> rows, Tensor rows_out) {
+void GatherRows(Device& device, Tensor x, Indices rows, Tensor rows_out) {
   cpu::GatherRows(Cpu(device), x, rows, rows_out);
 }
 

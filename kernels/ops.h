@@ -7,17 +7,23 @@
 #include "kernels/tensor.h"
 
 /// The op set behind which a backend hides. Shapes: T tokens of the step (all sequences, ragged,
-/// back to back), S sequences, H hidden size, N and K matrix sizes. Activations are float32 on the
-/// CPU backend. Callers guarantee shapes; a wrong one is a bug of ours and aborts.
+/// back to back), S sequences, H hidden size, N and K matrix sizes. Activations are float32.
+/// Callers guarantee shapes; a wrong one is a bug of ours and aborts.
+///
+/// An op reads and writes device memory only and never waits for the device: index arrays too lie
+/// in device memory (Indices), and what the host must know to launch an op is a number.
 ///
 /// Row independence: row t of every result depends on row t of the inputs alone, bit for bit;
 /// neither T, nor S, nor the number of threads changes it.
 namespace shardline::kernels {
 
+/// An int32 array in device memory: the host knows its length, not its values.
+using Indices = std::span<const int32_t>;
+
 /// out[t] = table[tokens[t] - vocabulary_begin], or zeros when this shard lacks the row.
 /// table [V_local, H] in any format; out [T, H].
-void EmbeddingLookup(Device& device, Tensor table, int64_t vocabulary_begin,
-                     std::span<const int32_t> tokens, Tensor out);
+void EmbeddingLookup(Device& device, Tensor table, int64_t vocabulary_begin, Indices tokens,
+                     Tensor out);
 
 /// y = x / sqrt(mean(x^2) + epsilon) * weight, row by row (Zhang and Sennrich, 2019).
 /// x, y [T, H], may be the same; weight [1, H] float32.
@@ -60,10 +66,9 @@ struct RotaryParams {
   RotaryStyle style = RotaryStyle::kHalves;
   int head_dim = 0;
   int rotary_dim = 0;
-  std::span<const float> inverse_frequency;
+  std::span<const float> inverse_frequency;  // device memory
 };
-void Rotary(Device& device, const RotaryParams& params, std::span<const int32_t> positions,
-            Tensor x);
+void Rotary(Device& device, const RotaryParams& params, Indices positions, Tensor x);
 
 /// One layer's paged KV memory. keys, values: [num_blocks][kv_heads][block_size][head_dim],
 /// float32 or bfloat16.
@@ -81,11 +86,15 @@ struct KvCache {
 /// context, these rows included, is context_length[s] tokens, stored in the blocks
 /// block_table[s * max_blocks ...]. Row t is at positions[t] of its sequence.
 struct AttentionBatch {
-  std::span<const int32_t> query_start;     // [S + 1]
-  std::span<const int32_t> context_length;  // [S]
-  std::span<const int32_t> block_table;     // [S, max_blocks]
+  Indices query_start;     // [S + 1]
+  Indices context_length;  // [S]
+  Indices block_table;     // [S, max_blocks]
   int max_blocks = 0;
-  std::span<const int32_t> positions;  // [T]
+  Indices positions;  // [T]
+  /// Upper bounds that size a launch, no result depends on them: rows of one sequence, tokens of
+  /// one context.
+  int max_query = 0;
+  int max_context = 0;
 };
 
 /// Stores k, v [T, kv_heads * head_dim] at the rows' places in the cache.
@@ -134,6 +143,6 @@ void ExpertFeedForward(Device& device, Activation activation, Tensor x, const Ro
                        Tensor out);
 
 /// rows_out[i] = x[rows[i]]. x [T, H], rows_out [rows.size(), H].
-void GatherRows(Device& device, Tensor x, std::span<const int32_t> rows, Tensor rows_out);
+void GatherRows(Device& device, Tensor x, Indices rows, Tensor rows_out);
 
 }  // namespace shardline::kernels

@@ -10,6 +10,7 @@ namespace {
 
 // The rest is for the page cache, activations and the coordinator.
 constexpr double kShareOfFreeMemory = 0.8;
+constexpr int64_t kAlignment = 256;  // bytes, of a layer's keys and values
 
 }  // namespace
 
@@ -40,16 +41,15 @@ absl::StatusOr<int64_t> PlanKvBlocks(const KvGeometry& geometry, int64_t request
 absl::StatusOr<KvMemory> KvMemory::Allocate(kernels::Device& device, const KvGeometry& geometry,
                                             int64_t num_blocks) {
   KvMemory memory;
-  const int64_t half = geometry.BytesPerBlock() / geometry.layers / 2 * num_blocks;
-  for (int layer = 0; layer < geometry.layers; ++layer) {
-    absl::StatusOr<kernels::Buffer> keys = device.Allocate(half);
-    absl::StatusOr<kernels::Buffer> values = device.Allocate(half);
-    if (!keys.ok()) return keys.status();
-    if (!values.ok()) return values.status();
-    memory.layers_.push_back({keys->data(), values->data(), geometry.dtype, num_blocks,
-                              geometry.block_size, geometry.kv_heads, geometry.head_dim});
-    memory.storage_.push_back(*std::move(keys));
-    memory.storage_.push_back(*std::move(values));
+  const int64_t used = geometry.BytesPerBlock() / geometry.layers / 2 * num_blocks;
+  const int64_t half = (used + kAlignment - 1) / kAlignment * kAlignment;
+  absl::StatusOr<kernels::Buffer> arena = device.Allocate(2 * geometry.layers * half);
+  if (!arena.ok()) return arena.status();
+  memory.arena_ = *std::move(arena);
+  auto* place = static_cast<std::byte*>(memory.arena_.data());
+  for (int layer = 0; layer < geometry.layers; ++layer, place += 2 * half) {
+    memory.layers_.push_back({place, place + half, geometry.dtype, num_blocks, geometry.block_size,
+                              geometry.kv_heads, geometry.head_dim});
   }
   return memory;
 }

@@ -40,7 +40,7 @@ class KvMemory {
 
  private:
   std::vector<kernels::KvCache> layers_;
-  std::vector<kernels::Buffer> storage_;
+  kernels::Buffer arena_;
 };
 
 }  // namespace shardline::worker

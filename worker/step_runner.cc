@@ -36,6 +36,12 @@ absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
   absl::StatusOr<KvMemory> kv = KvMemory::Allocate(device, geometry, options.kv_blocks);
   if (!kv.ok()) return kv.status();
   runner->kv_ = *std::move(kv);
+  const int64_t blocks = (options.max_model_len + options.block_size - 1) / options.block_size;
+  absl::StatusOr<std::unique_ptr<StepInputs>> inputs =
+      StepInputs::Create(device, 2 * int64_t{options.max_num_batched_tokens} +
+                                     options.max_num_seqs * (3 + blocks) + 1);
+  if (!inputs.ok()) return inputs.status();
+  runner->inputs_ = *std::move(inputs);
   return runner;
 }
 
@@ -80,11 +86,14 @@ absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Run(const v1::StepPlan
   if (status.ok()) status = BuildBatch(plan);
   if (!status.ok()) return status;
   const int64_t tokens = static_cast<int64_t>(positions_.size());
+  const absl::StatusOr<StepArrays> arrays = inputs_->Upload(
+      {tokens_, positions_, query_start_, context_length_, block_table_, sampling_rows_});
+  if (!arrays.ok()) return arrays.status();
 
   status = shard_.first_stage
-               ? transformer_->Embed(tokens_)
+               ? transformer_->Embed(arrays->tokens)
                : world_.Receive(HiddenBytes(tokens), PeerOfStage(shard_.place.pp - 1), kHiddenTag);
-  if (status.ok()) status = transformer_->RunLayers(Batch(), kv_);
+  if (status.ok()) status = transformer_->RunLayers(Batch(*arrays), kv_);
   if (!status.ok()) return status;
 
   if (!shard_.last_stage) {
@@ -98,7 +107,7 @@ absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Run(const v1::StepPlan
   v1::StepResult result;
   result.set_epoch(plan.epoch());
   result.set_step(plan.step());
-  status = SampleAndSend(plan, result);
+  status = SampleAndSend(plan, arrays->rows, result);
   if (!status.ok()) return status;
   result.set_compute_microseconds(std::chrono::duration_cast<std::chrono::microseconds>(
                                       std::chrono::steady_clock::now() - start)
@@ -184,7 +193,7 @@ absl::Status StepRunner::BuildBatch(const v1::StepPlan& plan) {
   sampling_slots_.clear();
   sampling_rows_.clear();
   sampling_.clear();
-  max_blocks_ = 0;
+  max_blocks_ = max_query_ = max_context_ = 0;
   if (plan.work().empty()) return absl::InvalidArgumentError("bad step plan: no work");
   ++runs_;
   for (const v1::SlotWork& work : plan.work()) {
@@ -204,6 +213,8 @@ absl::Status StepRunner::BuildBatch(const v1::StepPlan& plan) {
     query_start_.push_back(static_cast<int32_t>(positions_.size()));
     context_length_.push_back(slot.length);
     max_blocks_ = std::max(max_blocks_, static_cast<int>(slot.blocks.size()));
+    max_query_ = std::max(max_query_, count);
+    max_context_ = std::max(max_context_, slot.length);
     if (work.sample()) {
       sampling_slots_.push_back(static_cast<int>(work.slot()));
       sampling_rows_.push_back(static_cast<int32_t>(positions_.size()) - 1);
@@ -220,14 +231,17 @@ absl::Status StepRunner::BuildBatch(const v1::StepPlan& plan) {
   return absl::OkStatus();
 }
 
-kernels::AttentionBatch StepRunner::Batch() const {
-  return {query_start_, context_length_, block_table_, max_blocks_, positions_};
+kernels::AttentionBatch StepRunner::Batch(const StepArrays& arrays) const {
+  return {arrays.query_start, arrays.context_length, arrays.block_table,
+          max_blocks_,        arrays.positions,      max_query_,
+          max_context_};
 }
 
-absl::Status StepRunner::SampleAndSend(const v1::StepPlan& plan, v1::StepResult& result) {
+absl::Status StepRunner::SampleAndSend(const v1::StepPlan& plan, kernels::Indices rows,
+                                       v1::StepResult& result) {
   if (sampling_slots_.empty()) return absl::OkStatus();
   const kernels::Tensor logits =
-      transformer_->Logits(static_cast<int64_t>(positions_.size()), sampling_rows_);
+      transformer_->Logits(static_cast<int64_t>(positions_.size()), rows);
   if (observer_) observer_(plan, logits);
   const absl::StatusOr<std::vector<int32_t>> sampled = sampler_.Sample(logits, sampling_);
   if (!sampled.ok()) return sampled.status();

@@ -16,6 +16,7 @@
 #include "shardline/v1/worker_control.pb.h"
 #include "worker/kv_memory.h"
 #include "worker/sampler.h"
+#include "worker/step_inputs.h"
 #include "worker/transformer.h"
 
 namespace shardline::worker {
@@ -76,9 +77,10 @@ class StepRunner {
   absl::Status ApplySlotChanges(const v1::StepPlan& plan);
   absl::Status BuildBatch(const v1::StepPlan& plan);
   absl::Status CheckWork(const v1::SlotWork& work) const;
-  kernels::AttentionBatch Batch() const;
+  kernels::AttentionBatch Batch(const StepArrays& arrays) const;
   absl::Status ReceiveTokens(uint64_t up_to_step);
-  absl::Status SampleAndSend(const v1::StepPlan& plan, v1::StepResult& result);
+  absl::Status SampleAndSend(const v1::StepPlan& plan, kernels::Indices rows,
+                             v1::StepResult& result);
   void Forget();
   int PeerOfStage(int stage) const;
   std::span<std::byte> HiddenBytes(int64_t tokens) const;
@@ -90,6 +92,7 @@ class StepRunner {
   parallel::Communicator& world_;
   std::unique_ptr<Transformer> transformer_;
   KvMemory kv_;
+  std::unique_ptr<StepInputs> inputs_;
   Sampler sampler_;
   LogitsObserver observer_;
 
@@ -97,13 +100,15 @@ class StepRunner {
   std::vector<Slot> slots_;
   std::deque<PendingTokens> pending_;  // first stage of several: tokens on their way
 
-  // The step's ragged batch; capacity is reserved once.
+  // The step's ragged batch on the host; capacity is reserved once.
   std::vector<int32_t> tokens_;
   std::vector<int32_t> positions_;
   std::vector<int32_t> query_start_;
   std::vector<int32_t> context_length_;
   std::vector<int32_t> block_table_;
   int max_blocks_ = 0;
+  int max_query_ = 0;
+  int max_context_ = 0;
   std::vector<int> sampling_slots_;     // in plan order
   std::vector<int32_t> sampling_rows_;  // of the step's tokens
   std::vector<SamplingRow> sampling_;

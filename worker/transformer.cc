@@ -14,8 +14,9 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(
     parallel::Communicator& tensor_group) {
   std::unique_ptr<Transformer> transformer(
       new Transformer(device, spec, shard, std::move(weights), tensor_group));
-  const absl::Status allocated = transformer->AllocateActivations(max_tokens, max_rows);
-  if (!allocated.ok()) return allocated;
+  absl::Status ready = transformer->AllocateActivations(max_tokens, max_rows);
+  if (ready.ok()) ready = transformer->UploadRotary();
+  if (!ready.ok()) return ready;
   return transformer;
 }
 
@@ -68,7 +69,17 @@ absl::Status Transformer::AllocateActivations(int64_t max_tokens, int64_t max_ro
   return absl::OkStatus();
 }
 
-absl::Status Transformer::Embed(std::span<const int32_t> tokens) {
+absl::Status Transformer::UploadRotary() {
+  const std::vector<float>& frequencies = spec_.rotary_inverse_frequency;
+  const size_t bytes = frequencies.size() * sizeof(float);
+  absl::StatusOr<kernels::Buffer> memory = device_.Allocate(bytes);
+  if (!memory.ok()) return memory.status();
+  inverse_frequency_ = *std::move(memory);
+  device_.CopyToDevice(inverse_frequency_.data(), frequencies.data(), bytes);
+  return device_.Synchronise();
+}
+
+absl::Status Transformer::Embed(kernels::Indices tokens) {
   const Tensor hidden = activations_.hidden.Head(static_cast<int64_t>(tokens.size()));
   kernels::EmbeddingLookup(device_, weights_.shared[Role::kEmbedding], shard_.vocabulary.begin,
                            tokens, hidden);
@@ -99,9 +110,12 @@ absl::Status Transformer::RunAttention(const WeightSet& layer, const kernels::At
   kernels::MatMul(device_, normed, layer[Role::kKey], layer[Role::kKeyBias], key);
   kernels::MatMul(device_, normed, layer[Role::kValue], layer[Role::kValueBias], value);
 
-  const kernels::RotaryParams rotary{spec_.rotary_style, static_cast<int>(spec_.head_dim),
-                                     2 * static_cast<int>(spec_.rotary_inverse_frequency.size()),
-                                     spec_.rotary_inverse_frequency};
+  const size_t frequencies = spec_.rotary_inverse_frequency.size();
+  const kernels::RotaryParams rotary{
+      spec_.rotary_style,
+      static_cast<int>(spec_.head_dim),
+      2 * static_cast<int>(frequencies),
+      {static_cast<const float*>(inverse_frequency_.data()), frequencies}};
   kernels::Rotary(device_, rotary, batch.positions, query);
   kernels::Rotary(device_, rotary, batch.positions, key);
   kernels::WriteKv(device_, batch, key, value, cache);
@@ -140,7 +154,7 @@ absl::Status Transformer::ProjectAndAdd(Tensor x, Tensor w, Tensor bias, int64_t
   return absl::OkStatus();
 }
 
-Tensor Transformer::Logits(int64_t tokens, std::span<const int32_t> rows) {
+Tensor Transformer::Logits(int64_t tokens, kernels::Indices rows) {
   const Tensor wanted = activations_.rows.Head(static_cast<int64_t>(rows.size()));
   const Tensor logits = activations_.logits.Head(static_cast<int64_t>(rows.size()));
   kernels::GatherRows(device_, activations_.hidden.Head(tokens), rows, wanted);

@@ -35,12 +35,12 @@ class Transformer {
   kernels::Tensor hidden(int64_t tokens) const { return activations_.hidden.Head(tokens); }
 
   /// First stage: hidden = embedding of the tokens.
-  absl::Status Embed(std::span<const int32_t> tokens);
+  absl::Status Embed(kernels::Indices tokens);
   /// Runs the stage's layers over hidden, reading and writing `kv`.
   absl::Status RunLayers(const kernels::AttentionBatch& batch, const KvMemory& kv);
   /// Last stage: logits of this rank's vocabulary shard for the given rows of the step,
   /// [rows, vocabulary shard]. Valid until the next step.
-  kernels::Tensor Logits(int64_t tokens, std::span<const int32_t> rows);
+  kernels::Tensor Logits(int64_t tokens, kernels::Indices rows);
 
  private:
   /// T tokens, H hidden, Q = local heads * head_dim, K = local KV heads * head_dim, F local
@@ -63,6 +63,7 @@ class Transformer {
               const parallel::RankShard& shard, ShardWeights weights,
               parallel::Communicator& tensor_group);
   absl::Status AllocateActivations(int64_t max_tokens, int64_t max_rows);
+  absl::Status UploadRotary();
   absl::Status RunAttention(const WeightSet& layer, const kernels::AttentionBatch& batch,
                             const kernels::KvCache& cache, int64_t tokens);
   absl::Status RunFeedForward(const WeightSet& layer, int64_t tokens);
@@ -77,6 +78,7 @@ class Transformer {
   parallel::Communicator& tensor_group_;
   Activations activations_;
   kernels::Buffer arena_;
+  kernels::Buffer inverse_frequency_;  // of the spec, in device memory
 };
 
 }  // namespace shardline::worker

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,8 @@ using model::BoundWeight;
 using model::Role;
 
 constexpr int64_t kChunkBytes = 8 << 20;  // between two words of progress
+constexpr int64_t kCopyGrain = 16;        // rows
+constexpr int64_t kAlignment = 256;       // of a tensor in the arena
 
 /// What of one source tensor goes where.
 struct Job {
@@ -46,8 +49,8 @@ bool IsNeeded(const model::WeightEntry& entry, bool tied, const parallel::RankSh
   return shard.last_stage;
 }
 
-/// Copies rows [begin, end) of the job's target.
-void CopyRows(const Job& job, int64_t begin, int64_t end) {
+/// Writes rows [begin, end) of the job's target, the first of them at `target`.
+void CopyRows(const Job& job, int64_t begin, int64_t end, std::byte* target) {
   const model::SourceTensor& source = *job.weight->source;
   const int64_t source_cols = job.weight->entry.cols;
   const int64_t source_row_bytes = source_cols == 1 ? kernels::FormatOf(source.dtype).bytes
@@ -60,7 +63,7 @@ void CopyRows(const Job& job, int64_t begin, int64_t end) {
   if (!cuts && job.dtype == DType::kBF16 && source.dtype != DType::kBF16) row.resize(cols);
   for (int64_t i = begin; i < end; ++i) {
     const std::byte* from = source.data.data() + (job.slice.rows.begin + i) * source_row_bytes;
-    std::byte* to = static_cast<std::byte*>(job.target.data) + i * target_row_bytes;
+    std::byte* to = target + (i - begin) * target_row_bytes;
     if (cuts) {
       kernels::Dequantize(source.dtype, from, source_cols, row.data());
       std::memcpy(to, row.data() + job.slice.cols.begin, target_row_bytes);
@@ -79,6 +82,58 @@ void CopyRows(const Job& job, int64_t begin, int64_t end) {
   }
 }
 
+/// Takes chunks of rows to the device: in place where the host may write device memory, else
+/// through two staging buffers, so that one is filled while the other is copied.
+class Uploader {
+ public:
+  explicit Uploader(kernels::Device& device) : device_(device) {}
+
+  absl::Status Prepare(int64_t chunk_bytes) {
+    if (device_.shares_host_memory()) return absl::OkStatus();
+    for (Half& half : halves_) {
+      absl::StatusOr<kernels::Buffer> memory =
+          device_.Allocate(chunk_bytes, kernels::MemoryKind::kStaging);
+      if (!memory.ok()) return memory.status();
+      half.memory = *std::move(memory);
+      half.copied = device_.CreateEvent();
+    }
+    return absl::OkStatus();
+  }
+
+  /// Brings rows [begin, begin + count) of the job's target to their place.
+  absl::Status Copy(const Job& job, int64_t begin, int64_t count) {
+    const int64_t row_bytes = kernels::RowBytes(job.dtype, job.target.cols);
+    std::byte* const place = static_cast<std::byte*>(job.target.data) + begin * row_bytes;
+    std::byte* filled = place;
+    Half& half = halves_[next_];
+    if (!device_.shares_host_memory()) {
+      next_ = 1 - next_;
+      const absl::Status free = half.copied->Wait();
+      if (!free.ok()) return free;
+      filled = static_cast<std::byte*>(half.memory.data());
+    }
+    device_.ParallelFor(count, kCopyGrain, [&](int64_t from, int64_t to) {
+      CopyRows(job, begin + from, begin + to, filled + from * row_bytes);
+    });
+    if (!device_.shares_host_memory()) {
+      device_.CopyToDevice(place, filled, count * row_bytes);
+      half.copied->Record();
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Half {
+    kernels::Buffer memory;
+    std::unique_ptr<kernels::Event> copied;
+  };
+  kernels::Device& device_;
+  Half halves_[2];
+  int next_ = 0;
+};
+
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
 }  // namespace
 
 absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name) {
@@ -96,6 +151,8 @@ absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
                                        const std::function<void(int64_t, int64_t)>& progress) {
   std::vector<Job> jobs;
   int64_t total = 0;
+  int64_t arena_bytes = 0;
+  int64_t largest_row = 1;
   for (const BoundWeight& weight : weights) {
     if (!IsNeeded(weight.entry, tied_embeddings, shard)) continue;
     Job job;
@@ -105,30 +162,35 @@ absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
     job.dtype = TargetType(weight, job.slice, format);
     job.target = {nullptr, job.dtype, job.slice.rows.size(), job.slice.cols.size()};
     total += job.target.bytes();
+    arena_bytes += Aligned(job.target.bytes());
+    largest_row = std::max(largest_row, kernels::RowBytes(job.dtype, job.target.cols));
     jobs.push_back(job);
   }
 
   ShardWeights loaded;
   loaded.layers.resize(shard.layers.size());
   progress(0, total);
+  absl::StatusOr<kernels::Buffer> arena = device.Allocate(arena_bytes);
+  if (!arena.ok()) {
+    return absl::Status(arena.status().code(),
+                        absl::StrCat("no memory for this rank's weights: ",
+                                     arena.status().message(), "; use more ranks"));
+  }
+  loaded.arena = *std::move(arena);
+  auto* place = static_cast<std::byte*>(loaded.arena.data());
+  Uploader uploader(device);
+  absl::Status status = uploader.Prepare(std::max(kChunkBytes, largest_row));
+  if (!status.ok()) return status;
   for (Job& job : jobs) {
-    absl::StatusOr<kernels::Buffer> buffer = device.Allocate(job.target.bytes());
-    if (!buffer.ok()) {
-      return absl::Status(buffer.status().code(),
-                          absl::StrCat("no memory for tensor \"", job.weight->entry.source, "\": ",
-                                       buffer.status().message(), " (this rank's weights take ",
-                                       total >> 20, " MiB; use more ranks)"));
-    }
-    job.target.data = buffer->data();
-    loaded.storage.push_back(*std::move(buffer));
+    job.target.data = place;
+    place += Aligned(job.target.bytes());
     const int64_t rows = job.target.rows;
     const int64_t row_bytes = kernels::RowBytes(job.dtype, job.target.cols);
     const int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes));
     for (int64_t begin = 0; begin < rows; begin += chunk) {
       const int64_t count = std::min(chunk, rows - begin);
-      device.ParallelFor(count, 16, [&job, begin](int64_t from, int64_t to) {
-        CopyRows(job, begin + from, begin + to);
-      });
+      status = uploader.Copy(job, begin, count);
+      if (!status.ok()) return status;
       loaded.bytes += count * row_bytes;
       progress(loaded.bytes, total);
     }
@@ -142,6 +204,8 @@ absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
   if (tied_embeddings && shard.last_stage) {
     loaded.shared[Role::kHead] = loaded.shared[Role::kEmbedding];
   }
+  status = device.Synchronise();
+  if (!status.ok()) return status;
   return loaded;
 }
 

@@ -30,7 +30,7 @@ class WeightSet {
 struct ShardWeights {
   WeightSet shared;               // of no layer: embedding, final norm, head
   std::vector<WeightSet> layers;  // [layers of this stage]
-  std::vector<kernels::Buffer> storage;
+  kernels::Buffer arena;          // holds them all
   int64_t bytes = 0;
 };
 

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 
 #include "absl/status/status.h"
@@ -18,6 +19,13 @@ constexpr int kMostThreads = 1024;
 // weights through 4 KiB pages costs a good part of the bandwidth.
 constexpr size_t kMapBytes = size_t{4} << 20;
 constexpr size_t kHugePage = size_t{2} << 20;
+
+/// Ops have run when they return.
+class PastEvent final : public Event {
+ public:
+  void Record() override {}
+  absl::Status Wait() override { return absl::OkStatus(); }
+};
 
 size_t MappedBytes(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
 
@@ -76,6 +84,20 @@ std::string CpuDevice::Description() const {
 }
 
 int64_t CpuDevice::AvailableMemory() const { return AvailableMemoryBytes(); }
+
+void CpuDevice::CopyToDevice(void* device, const void* host, size_t bytes) {
+  if (bytes > 0 && device != host) std::memcpy(device, host, bytes);
+}
+
+void CpuDevice::CopyToHost(void* host, const void* device, size_t bytes) {
+  if (bytes > 0 && device != host) std::memcpy(host, device, bytes);
+}
+
+void CpuDevice::Zero(void* device, size_t bytes) {
+  if (bytes > 0) std::memset(device, 0, bytes);
+}
+
+std::unique_ptr<Event> CpuDevice::CreateEvent() { return std::make_unique<PastEvent>(); }
 
 void CpuDevice::ParallelFor(int64_t count, int64_t grain,
                             const std::function<void(int64_t, int64_t)>& body) {

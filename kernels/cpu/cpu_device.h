@@ -36,6 +36,12 @@ class CpuDevice final : public Device {
   DeviceKind kind() const override { return DeviceKind::kCpu; }
   std::string Description() const override;
   int64_t AvailableMemory() const override;
+  bool shares_host_memory() const override { return true; }
+  void CopyToDevice(void* device, const void* host, size_t bytes) override;
+  void CopyToHost(void* host, const void* device, size_t bytes) override;
+  void Zero(void* device, size_t bytes) override;
+  absl::Status Synchronise() override { return absl::OkStatus(); }
+  std::unique_ptr<Event> CreateEvent() override;
   void ParallelFor(int64_t count, int64_t grain,
                    const std::function<void(int64_t, int64_t)>& body) override;
 

@@ -6,8 +6,8 @@
 /// The CPU backend of ops.h; what each does is said there.
 namespace shardline::kernels::cpu {
 
-void EmbeddingLookup(CpuDevice& device, Tensor table, int64_t vocabulary_begin,
-                     std::span<const int32_t> tokens, Tensor out);
+void EmbeddingLookup(CpuDevice& device, Tensor table, int64_t vocabulary_begin, Indices tokens,
+                     Tensor out);
 void RmsNorm(CpuDevice& device, Tensor x, Tensor weight, float epsilon, Tensor y);
 void LayerNorm(CpuDevice& device, Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor y);
 void Scale(CpuDevice& device, Tensor x, float factor);
@@ -17,8 +17,7 @@ void AddBias(CpuDevice& device, Tensor x, Tensor bias);
 void MatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y);
 void Activate(CpuDevice& device, Activation activation, Tensor x);
 void GatedActivation(CpuDevice& device, Activation activation, Tensor gate, Tensor up, Tensor out);
-void Rotary(CpuDevice& device, const RotaryParams& params, std::span<const int32_t> positions,
-            Tensor x);
+void Rotary(CpuDevice& device, const RotaryParams& params, Indices positions, Tensor x);
 void WriteKv(CpuDevice& device, const AttentionBatch& batch, Tensor k, Tensor v,
              const KvCache& cache);
 void Attention(CpuDevice& device, const AttentionParams& params, const AttentionBatch& batch,
@@ -27,6 +26,6 @@ void RouteTopK(CpuDevice& device, Tensor logits, bool normalise, const Routing& 
 void ExpertFeedForward(CpuDevice& device, Activation activation, Tensor x, const Routing& routing,
                        std::span<const ExpertWeights> experts, const ExpertScratch& scratch,
                        Tensor out);
-void GatherRows(CpuDevice& device, Tensor x, std::span<const int32_t> rows, Tensor rows_out);
+void GatherRows(CpuDevice& device, Tensor x, Indices rows, Tensor rows_out);
 
 }  // namespace shardline::kernels::cpu

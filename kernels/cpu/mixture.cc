@@ -28,7 +28,8 @@ void RouteRow(const KernelTable& kernels, const float* logits, int64_t experts, 
     int place = std::min<int>(expert, count);
     if (place == count && !better(expert, chosen[count - 1])) continue;
     place = std::min(place, count - 1);
-    for (; place > 0 && better(expert, chosen[place - 1]); --place) chosen[place] = chosen[place - 1];
+    for (; place > 0 && better(expert, chosen[place - 1]); --place)
+      chosen[place] = chosen[place - 1];
     chosen[place] = expert;
   }
   const float max = logits[chosen[0]];

@@ -16,8 +16,8 @@ int64_t RowGrain(int64_t cols) {
 
 }  // namespace
 
-void EmbeddingLookup(CpuDevice& device, Tensor table, int64_t vocabulary_begin,
-                     std::span<const int32_t> tokens, Tensor out) {
+void EmbeddingLookup(CpuDevice& device, Tensor table, int64_t vocabulary_begin, Indices tokens,
+                     Tensor out) {
   const auto expand = device.kernels().dequantize[static_cast<int>(table.dtype)];
   const int64_t row_bytes = RowBytes(table.dtype, table.cols);
   for (size_t t = 0; t < tokens.size(); ++t) {
@@ -88,8 +88,7 @@ void GatedActivation(CpuDevice& device, Activation activation, Tensor gate, Tens
   });
 }
 
-void Rotary(CpuDevice& device, const RotaryParams& params, std::span<const int32_t> positions,
-            Tensor x) {
+void Rotary(CpuDevice& device, const RotaryParams& params, Indices positions, Tensor x) {
   const int half = params.rotary_dim / 2;
   const int heads = static_cast<int>(x.cols / params.head_dim);
   const bool interleaved = params.style == RotaryStyle::kInterleaved;
@@ -116,7 +115,7 @@ void Rotary(CpuDevice& device, const RotaryParams& params, std::span<const int32
   });
 }
 
-void GatherRows(CpuDevice&, Tensor x, std::span<const int32_t> rows, Tensor rows_out) {
+void GatherRows(CpuDevice&, Tensor x, Indices rows, Tensor rows_out) {
   for (size_t i = 0; i < rows.size(); ++i) {
     std::memcpy(rows_out.f32() + static_cast<int64_t>(i) * x.cols, x.f32() + rows[i] * x.cols,
                 x.cols * sizeof(float));
