@@ -119,5 +119,45 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{1, 3, WeightFormat::kAsStored}, Case{2, 2, WeightFormat::kAsStored}),
     CaseName);
 
+/// Two requests with temperature, seeds and cut-offs, side by side.
+std::vector<int32_t> SampledTokens(const parallel::Layout& layout) {
+  auto replica = InProcessReplica::Create(SmolLm2Path(), {.layout = layout});
+  EXPECT_TRUE(replica.ok()) << replica.status();
+  if (!replica.ok()) return {};
+  StepDriver driver(**replica);
+  v1::SlotSampling sampling;
+  sampling.set_temperature(0.9f);
+  sampling.set_top_p(0.95f);
+  sampling.set_seed(2026);
+  driver.Start(0, sampling);
+  driver.Feed(0, SmolLm2Prompt("short"));
+  sampling.set_temperature(1.5f);
+  sampling.set_top_p(1);
+  sampling.set_top_k(100);
+  driver.Start(3, sampling);
+  driver.Feed(3, SmolLm2Prompt("chat"));
+  std::vector<int32_t> tokens;
+  for (int step = 0; step < 16; ++step) {
+    const auto output = driver.Step();
+    EXPECT_TRUE(output.ok()) << output.status();
+    if (!output.ok()) return {};
+    tokens.insert(tokens.end(), output->tokens.begin(), output->tokens.end());
+    driver.Feed(0, {});
+    driver.Feed(3, {});
+  }
+  return tokens;
+}
+
+// Logits differ in their last bits between numbers of tensor-parallel ranks; a token would only
+// differ if two noisy scores were closer than that.
+TEST(SmolLm2, SampledTokensDoNotDependOnTheLayout) {
+  SKIP_WITHOUT_SMOLLM2();
+  const std::vector<int32_t> one_rank = SampledTokens({});
+  ASSERT_EQ(one_rank.size(), 32);
+  EXPECT_EQ(SampledTokens({.tp = 2}), one_rank);
+  EXPECT_EQ(SampledTokens({.tp = 3}), one_rank);
+  EXPECT_EQ(SampledTokens({.pp = 2, .tp = 2}), one_rank);
+}
+
 }  // namespace
 }  // namespace shardline::worker
