@@ -58,15 +58,21 @@ void CopyRows(const Job& job, int64_t begin, int64_t end, std::byte* target) {
   const int64_t cols = job.slice.cols.size();
   const int64_t target_row_bytes = kernels::RowBytes(job.dtype, cols);
   const bool cuts = CutsBlocks(*job.weight, job.slice);
+  // A slice that cuts blocks: the whole blocks around it, of which the ends are dropped.
+  const kernels::BlockFormat block = kernels::FormatOf(source.dtype);
+  const int64_t first_block = job.slice.cols.begin / block.elements;
+  const int64_t end_block = (job.slice.cols.end + block.elements - 1) / block.elements;
   std::vector<float> row;
-  if (cuts) row.resize(source_cols);
+  if (cuts) row.resize((end_block - first_block) * block.elements);
   if (!cuts && job.dtype == DType::kBF16 && source.dtype != DType::kBF16) row.resize(cols);
   for (int64_t i = begin; i < end; ++i) {
     const std::byte* from = source.data.data() + (job.slice.rows.begin + i) * source_row_bytes;
     std::byte* to = target + (i - begin) * target_row_bytes;
     if (cuts) {
-      kernels::Dequantize(source.dtype, from, source_cols, row.data());
-      std::memcpy(to, row.data() + job.slice.cols.begin, target_row_bytes);
+      kernels::Dequantize(source.dtype, from + first_block * block.bytes,
+                          static_cast<int64_t>(row.size()), row.data());
+      std::memcpy(to, row.data() + job.slice.cols.begin - first_block * block.elements,
+                  target_row_bytes);
       continue;
     }
     from += kernels::RowBytes(source.dtype, job.slice.cols.begin);
