@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/answer_text.h"
+#include "coordinator/client_message.h"
 #include "coordinator/grpc_status.h"
 #include "coordinator/services.h"
 #include "shardline/v1/generation.grpc.pb.h"
@@ -32,7 +33,10 @@ class Call : public TokenSink, public std::enable_shared_from_this<Call> {
       : served_(served), engine_(engine), context_(context) {}
 
   /// Checks the request and hands it to the engine; the call has ended when that fails.
-  void Start(const v1::GenerateRequest& request) {
+  void Start(const grpc::ByteBuffer& bytes) {
+    v1::GenerateRequest request;
+    const absl::Status parsed = ParseClientMessage(bytes, request);
+    if (!parsed.ok()) return OnError(parsed);
     absl::StatusOr<PreparedRequest> prepared = Prepare(served_, request);
     if (!prepared.ok()) return OnError(prepared.status());
     {
@@ -114,7 +118,7 @@ class Call : public TokenSink, public std::enable_shared_from_this<Call> {
 /// reader gets fewer, larger messages and holds at most its own answer in memory.
 class StreamCall : public Call {
  public:
-  class Reactor : public grpc::ServerWriteReactor<v1::GenerateStreamResponse> {
+  class Reactor : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
    public:
     explicit Reactor(std::shared_ptr<StreamCall> call) : call_(std::move(call)) {
       call_->reactor_ = this;
@@ -137,19 +141,20 @@ class StreamCall : public Call {
     if (reactor_ == nullptr || writing_ || finished_) return;
     const bool answered = ended_ && ended_->ok();
     if (!new_text_.empty() || !new_tokens_.empty() || (answered && !final_sent_)) {
-      message_.Clear();
-      if (!first_sent_) message_.set_request_id(request_id_);
+      v1::GenerateStreamResponse message;
+      if (!first_sent_) message.set_request_id(request_id_);
       first_sent_ = true;
-      message_.set_text(std::exchange(new_text_, {}));
-      message_.mutable_token_ids()->Add(new_tokens_.begin(), new_tokens_.end());
+      message.set_text(std::exchange(new_text_, {}));
+      message.mutable_token_ids()->Add(new_tokens_.begin(), new_tokens_.end());
       new_tokens_.clear();
       if (answered) {
-        message_.set_finish_reason(finish_reason_);
-        *message_.mutable_usage() = usage_;
+        message.set_finish_reason(finish_reason_);
+        *message.mutable_usage() = usage_;
         final_sent_ = true;
       }
       writing_ = true;
-      reactor_->StartWrite(&message_);
+      bytes_ = SerializeAnswer(message);
+      reactor_->StartWrite(&bytes_);
     } else if (ended_) {
       finished_ = true;
       reactor_->Finish(ToGrpc(*ended_));
@@ -175,7 +180,7 @@ class StreamCall : public Call {
   }
 
   Reactor* reactor_ = nullptr;  // null after OnDone
-  v1::GenerateStreamResponse message_;
+  grpc::ByteBuffer bytes_;      // being written
   bool writing_ = false;
   bool first_sent_ = false;
   bool final_sent_ = false;
@@ -186,8 +191,7 @@ class UnaryCall : public Call {
  public:
   class Reactor : public grpc::ServerUnaryReactor {
    public:
-    Reactor(std::shared_ptr<UnaryCall> call, v1::GenerateResponse* response)
-        : call_(std::move(call)) {
+    Reactor(std::shared_ptr<UnaryCall> call, grpc::ByteBuffer* response) : call_(std::move(call)) {
       call_->reactor_ = this;
       call_->response_ = response;
     }
@@ -207,12 +211,16 @@ class UnaryCall : public Call {
   void Deliver() override {
     if (reactor_ == nullptr || !ended_ || finished_) return;
     finished_ = true;
-    response_->set_request_id(request_id_);
-    response_->set_model(served_.name);
-    response_->set_text(std::move(new_text_));
-    response_->mutable_token_ids()->Add(new_tokens_.begin(), new_tokens_.end());
-    response_->set_finish_reason(finish_reason_);
-    *response_->mutable_usage() = usage_;
+    if (ended_->ok()) {
+      v1::GenerateResponse response;
+      response.set_request_id(request_id_);
+      response.set_model(served_.name);
+      response.set_text(std::move(new_text_));
+      response.mutable_token_ids()->Add(new_tokens_.begin(), new_tokens_.end());
+      response.set_finish_reason(finish_reason_);
+      *response.mutable_usage() = usage_;
+      *response_ = SerializeAnswer(response);
+    }
     reactor_->Finish(ToGrpc(*ended_));
   }
 
@@ -223,25 +231,32 @@ class UnaryCall : public Call {
   }
 
   Reactor* reactor_ = nullptr;  // null after OnDone
-  v1::GenerateResponse* response_ = nullptr;
+  grpc::ByteBuffer* response_ = nullptr;
   bool finished_ = false;
 };
 
-class GenerationService : public v1::Generation::CallbackService {
+/// Methods that take text parse it themselves (see ParseClientMessage).
+using Methods = v1::Generation::WithRawCallbackMethod_Generate<
+    v1::Generation::WithRawCallbackMethod_GenerateStream<
+        v1::Generation::WithRawCallbackMethod_Tokenize<
+            v1::Generation::WithRawCallbackMethod_Detokenize<
+                v1::Generation::WithCallbackMethod_ListModels<v1::Generation::Service>>>>>;
+
+class GenerationService : public Methods {
  public:
   GenerationService(const ServedModel& served, Engine& engine) : served_(served), engine_(engine) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
-                                     const v1::GenerateRequest* request,
-                                     v1::GenerateResponse* response) override {
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
     auto call = std::make_shared<UnaryCall>(served_, engine_, context);
     auto* reactor = new UnaryCall::Reactor(call, response);
     call->Start(*request);
     return reactor;
   }
 
-  grpc::ServerWriteReactor<v1::GenerateStreamResponse>* GenerateStream(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream(
+      grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) override {
     auto call = std::make_shared<StreamCall>(served_, engine_, context);
     auto* reactor = new StreamCall::Reactor(call);
     call->Start(*request);
@@ -249,15 +264,25 @@ class GenerationService : public v1::Generation::CallbackService {
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
-                                     const v1::TokenizeRequest* request,
-                                     v1::TokenizeResponse* response) override {
-    return Answer(context, TokenizeNow(*request, *response));
+                                     const grpc::ByteBuffer* bytes,
+                                     grpc::ByteBuffer* answer) override {
+    v1::TokenizeRequest request;
+    v1::TokenizeResponse response;
+    absl::Status status = ParseClientMessage(*bytes, request);
+    if (status.ok()) status = TokenizeNow(request, response);
+    *answer = SerializeAnswer(response);
+    return Answer(context, status);
   }
 
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
-                                       const v1::DetokenizeRequest* request,
-                                       v1::DetokenizeResponse* response) override {
-    return Answer(context, DetokenizeNow(*request, *response));
+                                       const grpc::ByteBuffer* bytes,
+                                       grpc::ByteBuffer* answer) override {
+    v1::DetokenizeRequest request;
+    v1::DetokenizeResponse response;
+    absl::Status status = ParseClientMessage(*bytes, request);
+    if (status.ok()) status = DetokenizeNow(request, response);
+    *answer = SerializeAnswer(response);
+    return Answer(context, status);
   }
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
