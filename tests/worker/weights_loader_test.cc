@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -249,6 +250,83 @@ INSTANTIATE_TEST_SUITE_P(
                     CutCase{"Q8Columns", DType::kQ8_0, ShardRule::kHeadsIn},
                     CutCase{"Q4ColumnsWithinBlocks", DType::kQ4_1, ShardRule::kFeedForwardIn}),
     [](const auto& info) { return std::string(info.param.name); });
+
+TEST(WeightsLoader, WithoutMemoryItSaysHowMuchIsMissing) {
+  // More than any machine can map; the source is never read.
+  const int64_t rows = int64_t{1} << 45;
+  const model::SourceTensor source = {"blk.0.attn_q.weight", "memory", DType::kF32, {rows, 32}, {}};
+  const model::BoundWeight weight = {
+      {Role::kQuery, 0, source.name, rows, 32, ShardRule::kReplicate}, &source};
+  parallel::RankShard shard;
+  shard.layers = {0, 1};
+  const absl::Status status =
+      LoadShard(*MakeDevice(), {weight}, false, {}, shard, WeightFormat::kAsStored, Ignore)
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_NE(status.message().find(
+                "no memory for this rank's weights: cannot allocate 4503599627370496 bytes"),
+            std::string::npos)
+      << status;
+  EXPECT_NE(status.message().find("use more ranks"), std::string::npos) << status;
+}
+
+TEST(WeightsLoader, FormatsByName) {
+  EXPECT_EQ(*ParseWeightFormat("auto"), WeightFormat::kAsStored);
+  EXPECT_EQ(*ParseWeightFormat("float32"), WeightFormat::kFloat32);
+  EXPECT_EQ(*ParseWeightFormat("bfloat16"), WeightFormat::kBFloat16);
+  const absl::Status status = ParseWeightFormat("int3").status();
+  EXPECT_EQ(status.message(), "dtype \"int3\" is none of auto, float32, bfloat16");
+}
+
+TEST(WeightsLoader, BFloat16RoundsMatricesAndLeavesVectors) {
+  const TinyLlama llama;
+  const Opened model = Open(llama.Write());
+  const auto shards = parallel::PlanShards(model.dims, {});
+  ASSERT_TRUE(shards.ok());
+  const auto device = MakeDevice();
+  const auto loaded = LoadShard(*device, model.weights, true, model.dims, shards->front(),
+                                WeightFormat::kBFloat16, Ignore);
+  ASSERT_TRUE(loaded.ok());
+  const WeightSet& layer = loaded->layers[1];
+  EXPECT_EQ(layer[Role::kAttentionNorm].dtype, DType::kF32);
+  ASSERT_EQ(layer[Role::kDown].dtype, DType::kBF16);
+  const std::vector<float>& source = llama.tensors.at("model.layers.1.mlp.down_proj.weight").values;
+  for (size_t i = 0; i < source.size(); ++i) {
+    // To the nearest of eight significant bits.
+    const uint32_t bits = uint32_t{static_cast<uint16_t*>(layer[Role::kDown].data)[i]} << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    EXPECT_LE(std::abs(value - source[i]), std::abs(source[i]) / 256);
+  }
+}
+
+TEST(WeightsLoader, RanksOfARealModelShareItsBytes) {
+  SKIP_WITHOUT_SMOLLM2();
+  const Opened model = Open(SmolLm2Path());
+  const auto device = MakeDevice();
+  const auto bytes_of = [&](const Layout& layout) {
+    int64_t bytes = 0;
+    const auto shards = parallel::PlanShards(model.dims, layout);
+    EXPECT_TRUE(shards.ok());
+    for (const RankShard& shard : *shards) {
+      const auto loaded = LoadShard(*device, model.weights, true, model.dims, shard,
+                                    WeightFormat::kAsStored, Ignore);
+      EXPECT_TRUE(loaded.ok());
+      bytes += loaded->bytes;
+    }
+    return bytes;
+  };
+  const int64_t all = model.checkpoint->TensorBytes();
+  const int64_t embedding =
+      static_cast<int64_t>(model.checkpoint->Find("token_embd.weight")->data.size());
+  EXPECT_EQ(bytes_of({}), all);
+  // The last stage has the embedding as its head.
+  EXPECT_EQ(bytes_of({.pp = 2}), all + embedding);
+  EXPECT_EQ(bytes_of({.pp = 5}), all + embedding);
+  // Every tensor-parallel rank has the norms: 61 of 576 floats. Nine heads in groups of three split
+  // by group over three ranks; nothing else is there twice.
+  EXPECT_EQ(bytes_of({.tp = 3}), all + 2 * 61 * 576 * 4);
+}
 
 }  // namespace
 }  // namespace shardline::worker
