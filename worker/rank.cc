@@ -27,6 +27,36 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+/// The sizes of a plan, which become array lengths: within bounds that no product overflows.
+absl::Status CheckSizes(const v1::LoadPlan& plan) {
+  constexpr uint64_t kMost = 1 << 24;
+  const struct {
+    const char* name;
+    uint64_t value, most;
+  } sizes[] = {{"block_size", plan.block_size(), 1 << 12},
+               {"max_num_seqs", plan.max_num_seqs(), 1 << 16},
+               {"max_num_batched_tokens", plan.max_num_batched_tokens(), kMost},
+               {"max_model_len", plan.max_model_len(), kMost}};
+  for (const auto& size : sizes) {
+    if (size.value < 1 || size.value > size.most) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("load plan: ", size.name, " ", size.value, " is not from 1 to ", size.most));
+    }
+  }
+  if (plan.kv_cache_bytes() > static_cast<uint64_t>(INT64_MAX)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("load plan: kv_cache_bytes ", plan.kv_cache_bytes(), " is too much"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<kernels::DType> ParseKvDType(const std::string& name) {
+  if (name == "float32") return kernels::DType::kF32;
+  if (name == "bfloat16") return kernels::DType::kBF16;
+  return absl::InvalidArgumentError(
+      absl::StrCat("KV cache dtype \"", name, "\" is none of float32, bfloat16"));
+}
+
 class Rank {
  public:
   Rank(const RankOptions& options, kernels::Device& device, parallel::Communicator& world,
@@ -86,6 +116,22 @@ class Rank {
     if (checkpoint_ != nullptr) return absl::InternalError("told to load twice");
     plan_ = plan;
     const auto start = Clock::now();
+    const parallel::Layout layout{static_cast<int>(plan.pipeline_parallel_size()),
+                                  static_cast<int>(plan.data_parallel_size()),
+                                  static_cast<int>(plan.tensor_parallel_size())};
+    absl::Status valid = parallel::Validate(layout);
+    if (valid.ok()) valid = CheckSizes(plan);
+    if (!valid.ok()) return valid;
+    if (layout.world() != world_.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("load plan: ", layout.ToString(), " is for ",
+                                                     layout.world(), " ranks, and this launch has ",
+                                                     world_.size()));
+    }
+    const absl::StatusOr<WeightFormat> format = ParseWeightFormat(plan.dtype());
+    if (!format.ok()) return format.status();
+    const absl::StatusOr<kernels::DType> kv_dtype = ParseKvDType(plan.kv_cache_dtype());
+    if (!kv_dtype.ok()) return kv_dtype.status();
+
     absl::StatusOr<std::unique_ptr<model::Checkpoint>> checkpoint =
         model::Checkpoint::Open(plan.model_path());
     if (!checkpoint.ok()) return checkpoint.status();
@@ -103,10 +149,6 @@ class Rank {
         model::Bind(family->table, family->ignored, *checkpoint_);
     if (!weights.ok()) return weights.status();
 
-    const parallel::Layout layout{static_cast<int>(plan.pipeline_parallel_size()),
-                                  static_cast<int>(plan.data_parallel_size()),
-                                  static_cast<int>(plan.tensor_parallel_size())};
-    if (layout.world() != world_.size()) return absl::InternalError("the layout is not ours");
     const parallel::ModelDims dims = model::DimsOf(spec_, model::FeedForwardGranularity(*weights));
     absl::StatusOr<std::vector<parallel::RankShard>> shards = parallel::PlanShards(dims, layout);
     if (!shards.ok()) return shards.status();
@@ -116,13 +158,14 @@ class Rank {
     if (!group.ok()) return group.status();
     tensor_group_ = *std::move(group);
 
-    const absl::StatusOr<WeightFormat> format = ParseWeightFormat(plan.dtype());
-    if (!format.ok()) return format.status();
     absl::StatusOr<ShardWeights> loaded =
         LoadShard(device_, *weights, spec_.tied_embeddings, dims, shard_, *format,
                   [this](int64_t bytes, int64_t total) { ReportProgress(bytes, total); });
     if (!loaded.ok()) return loaded.status();
     weights_ = *std::move(loaded);
+    geometry_ = {static_cast<int>(shard_.layers.size()),
+                 static_cast<int>(shard_.attention.kv_heads.size()),
+                 static_cast<int>(spec_.head_dim), static_cast<int>(plan.block_size()), *kv_dtype};
     return ReportLoaded(SecondsSince(start));
   }
 
@@ -139,14 +182,11 @@ class Rank {
   }
 
   absl::Status ReportLoaded(double seconds) {
-    geometry_ = {
-        static_cast<int>(shard_.layers.size()), static_cast<int>(shard_.attention.kv_heads.size()),
-        static_cast<int>(spec_.head_dim), static_cast<int>(plan_.block_size()),
-        plan_.kv_cache_dtype() == "float32" ? kernels::DType::kF32 : kernels::DType::kBF16};
     const absl::StatusOr<int64_t> blocks = PlanKvBlocks(
         geometry_, static_cast<int64_t>(plan_.kv_cache_bytes()), device_.AvailableMemory(),
         options_.ranks_on_host, plan_.max_num_seqs(), plan_.max_model_len());
     if (!blocks.ok()) return blocks.status();
+    kv_blocks_ = *blocks;
     v1::WorkerMessage message;
     message.mutable_loaded()->set_kv_blocks(static_cast<uint32_t>(*blocks));
     message.mutable_loaded()->set_weight_bytes(weights_->bytes);
@@ -159,6 +199,11 @@ class Rank {
 
   absl::Status Start(const v1::Start& start) {
     if (!weights_) return absl::InternalError("told to start before weights were loaded");
+    if (start.kv_blocks() < 1 || start.kv_blocks() > kv_blocks_) {
+      return absl::InvalidArgumentError(absl::StrCat("told to start with ", start.kv_blocks(),
+                                                     " KV blocks: from 1 to ", kv_blocks_,
+                                                     " fit in this rank's memory"));
+    }
     const auto begin = Clock::now();
     StepRunnerOptions options;
     options.max_num_seqs = static_cast<int>(plan_.max_num_seqs());
@@ -204,6 +249,7 @@ class Rank {
   std::unique_ptr<parallel::Communicator> tensor_group_;
   std::optional<ShardWeights> weights_;  // until the runner takes them
   KvGeometry geometry_;
+  int64_t kv_blocks_ = 0;  // that it said it can hold
   std::unique_ptr<StepRunner> runner_;
   Clock::time_point last_progress_;
 };

@@ -1,0 +1,276 @@
+// One rank's life against a coordinator that has said all its words in advance, good or hostile.
+
+#include "worker/rank.h"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "model/checkpoint.h"
+#include "parallel/thread_communicator.h"
+#include "tests/worker/tiny_llama.h"
+
+namespace shardline::worker {
+namespace {
+
+using v1::CoordinatorMessage;
+using v1::WorkerMessage;
+
+class ScriptedClient final : public ControlClient {
+ public:
+  explicit ScriptedClient(std::vector<CoordinatorMessage> script)
+      : script_(script.begin(), script.end()) {}
+
+  absl::Status Send(const WorkerMessage& message) override {
+    sent.push_back(message);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<CoordinatorMessage> Next() override {
+    if (script_.empty()) return absl::UnavailableError("the script is over");
+    CoordinatorMessage message = script_.front();
+    script_.pop_front();
+    return message;
+  }
+  void NotifyEnd(std::function<void(const absl::Status&)>) override {}
+  void Close() override { closed = true; }
+
+  std::vector<WorkerMessage> sent;
+  bool closed = false;
+
+ private:
+  std::deque<CoordinatorMessage> script_;
+};
+
+struct Outcome {
+  absl::Status status;
+  std::vector<WorkerMessage> sent;  // but progress
+  bool closed;
+};
+
+/// All ranks of a world with the same script, over the thread communicator.
+std::vector<Outcome> RunRanks(int world, const std::vector<CoordinatorMessage>& script) {
+  auto group = parallel::MakeThreadCommunicators(world);
+  std::vector<Outcome> outcomes(world);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < world; ++r) {
+    threads.emplace_back([&, r] {
+      auto device = kernels::Device::Create({.threads = 1});
+      ASSERT_TRUE(device.ok()) << device.status();
+      ScriptedClient client(script);
+      outcomes[r].status = RunRank({"launch-7", world}, **device, *group[r], client);
+      for (WorkerMessage& message : client.sent) {
+        if (!message.has_progress()) outcomes[r].sent.push_back(std::move(message));
+      }
+      outcomes[r].closed = client.closed;
+      group[r].reset();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return outcomes;
+}
+
+v1::LoadPlan GoodLoad(const std::string& model) {
+  v1::LoadPlan plan;
+  plan.set_model_path(model);
+  const auto checkpoint = model::Checkpoint::Open(model);
+  if (checkpoint.ok()) plan.set_fingerprint((*checkpoint)->Fingerprint());
+  plan.set_pipeline_parallel_size(1);
+  plan.set_data_parallel_size(1);
+  plan.set_tensor_parallel_size(1);
+  plan.set_dtype("auto");
+  plan.set_kv_cache_dtype("float32");
+  plan.set_block_size(16);
+  plan.set_max_num_seqs(2);
+  plan.set_max_num_batched_tokens(32);
+  plan.set_max_model_len(64);
+  plan.set_kv_cache_bytes(1 << 20);
+  return plan;
+}
+
+CoordinatorMessage Load(const v1::LoadPlan& plan) {
+  CoordinatorMessage message;
+  *message.mutable_load() = plan;
+  return message;
+}
+CoordinatorMessage Start(uint32_t kv_blocks) {
+  CoordinatorMessage message;
+  message.mutable_start()->set_kv_blocks(kv_blocks);
+  return message;
+}
+CoordinatorMessage Prefill() {
+  CoordinatorMessage message;
+  v1::StepPlan& plan = *message.mutable_step();
+  plan.set_epoch(3);
+  plan.set_step(1);
+  plan.add_starts()->set_slot(1);
+  v1::SlotWork& work = *plan.add_work();
+  work.set_slot(1);
+  for (const uint32_t token : {10, 20, 30}) work.add_tokens(token);
+  work.add_new_blocks(2);
+  work.set_sample(true);
+  return message;
+}
+CoordinatorMessage Shutdown() {
+  CoordinatorMessage message;
+  message.mutable_shutdown()->set_reason("done");
+  return message;
+}
+
+TEST(Rank, LoadsStartsStepsAndLeaves) {
+  v1::LoadPlan plan = GoodLoad(TinyLlama().Write());
+  plan.set_pipeline_parallel_size(2);
+  plan.set_tensor_parallel_size(2);
+  const auto outcomes = RunRanks(4, {Load(plan), Start(8), Prefill(), Shutdown()});
+  uint32_t token = 0;
+  for (int r = 0; r < 4; ++r) {
+    SCOPED_TRACE(r);
+    const Outcome& outcome = outcomes[r];
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+    // Tensor-parallel rank 0 of the last stage tells the result.
+    ASSERT_EQ(outcome.sent.size(), r == 2 ? 4 : 3);
+    const v1::Hello& hello = outcome.sent[0].hello();
+    EXPECT_EQ(hello.rank(), r);
+    EXPECT_EQ(hello.world_size(), 4);
+    EXPECT_EQ(hello.launch_id(), "launch-7");
+    EXPECT_FALSE(hello.host().empty());
+    EXPECT_GT(hello.memory_bytes(), 0);
+    ASSERT_TRUE(outcome.sent[1].has_loaded());
+    // A block: keys and values of one head of 8 over one or two layers, 16 tokens, 4 bytes each.
+    const uint32_t layers = r < 2 ? 2 : 1;
+    EXPECT_EQ(outcome.sent[1].loaded().kv_blocks(), (1 << 20) / (layers * 2 * 8 * 16 * 4));
+    EXPECT_GT(outcome.sent[1].loaded().weight_bytes(), 0);
+    EXPECT_TRUE(outcome.sent[2].has_ready());
+    if (r != 2) continue;
+    const v1::StepResult& result = outcome.sent[3].result();
+    EXPECT_EQ(result.epoch(), 3);
+    EXPECT_EQ(result.step(), 1);
+    ASSERT_EQ(result.sampled_size(), 1);
+    EXPECT_EQ(result.sampled(0).slot(), 1);
+    token = result.sampled(0).token();
+  }
+  plan.set_pipeline_parallel_size(1);
+  plan.set_tensor_parallel_size(1);
+  const auto alone = RunRanks(1, {Load(plan), Start(8), Prefill(), Shutdown()});
+  ASSERT_EQ(alone[0].sent.size(), 4) << alone[0].status;
+  EXPECT_EQ(alone[0].sent[3].result().sampled(0).token(), token);
+}
+
+TEST(Rank, ALostCoordinatorIsUnavailable) {
+  const auto outcomes = RunRanks(1, {Load(GoodLoad(TinyLlama().Write()))});
+  EXPECT_EQ(outcomes[0].status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(outcomes[0].status.message().find("the script is over"), std::string::npos);
+}
+
+/// The rank gives up with an error that has `message` in it, and has told the coordinator the same.
+void ExpectFailure(const std::vector<CoordinatorMessage>& script, const std::string& message) {
+  const Outcome outcome = RunRanks(1, script)[0];
+  EXPECT_FALSE(outcome.status.ok());
+  EXPECT_NE(outcome.status.message().find(message), std::string::npos) << outcome.status;
+  ASSERT_TRUE(outcome.sent.back().has_failure());
+  EXPECT_EQ(outcome.sent.back().failure().message(), std::string(outcome.status.message()));
+  EXPECT_TRUE(outcome.closed);
+}
+
+struct HostileLoad {
+  std::string name;
+  std::function<void(v1::LoadPlan&)> change;
+  std::string message;
+};
+void PrintTo(const HostileLoad& load, std::ostream* out) { *out << load.name; }
+
+class RankHostileLoad : public testing::TestWithParam<HostileLoad> {};
+
+TEST_P(RankHostileLoad, IsRefusedByName) {
+  v1::LoadPlan plan = GoodLoad(TinyLlama().Write());
+  GetParam().change(plan);
+  ExpectFailure({Load(plan), Start(4), Shutdown()}, GetParam().message);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Plans, RankHostileLoad,
+    testing::Values(
+        HostileLoad{"NoModel", [](auto& p) { p.set_model_path("/nowhere/at-all"); },
+                    "/nowhere/at-all"},
+        HostileLoad{"AnotherModel", [](auto& p) { p.set_fingerprint(p.fingerprint() + 1); },
+                    "is not the checkpoint that the coordinator has"},
+        HostileLoad{"NoTensorParallelSize", [](auto& p) { p.set_tensor_parallel_size(0); },
+                    "tensor-parallel"},
+        HostileLoad{"HugeLayout",
+                    [](auto& p) {
+                      p.set_tensor_parallel_size(1 << 16);
+                      p.set_pipeline_parallel_size(1 << 16);
+                    },
+                    "parallel"},
+        HostileLoad{"NegativeLayout", [](auto& p) { p.set_pipeline_parallel_size(UINT32_MAX); },
+                    "pipeline-parallel"},
+        HostileLoad{"AnotherWorld", [](auto& p) { p.set_tensor_parallel_size(2); },
+                    "TP=2 is for 2 ranks, and this launch has 1"},
+        HostileLoad{"Dtype", [](auto& p) { p.set_dtype("int3"); }, "dtype \"int3\""},
+        HostileLoad{"KvDtype", [](auto& p) { p.set_kv_cache_dtype("fp8"); },
+                    "KV cache dtype \"fp8\""},
+        HostileLoad{"NoBlockSize", [](auto& p) { p.set_block_size(0); }, "block_size 0"},
+        HostileLoad{"HugeBlockSize", [](auto& p) { p.set_block_size(UINT32_MAX); },
+                    "block_size 4294967295"},
+        HostileLoad{"NoSequences", [](auto& p) { p.set_max_num_seqs(0); }, "max_num_seqs 0"},
+        HostileLoad{"HugeSequences", [](auto& p) { p.set_max_num_seqs(UINT32_MAX); },
+                    "max_num_seqs 4294967295"},
+        HostileLoad{"NoBatch", [](auto& p) { p.set_max_num_batched_tokens(0); },
+                    "max_num_batched_tokens 0"},
+        HostileLoad{"NoLength", [](auto& p) { p.set_max_model_len(0); }, "max_model_len 0"},
+        HostileLoad{"HugeLength", [](auto& p) { p.set_max_model_len(UINT32_MAX); },
+                    "max_model_len 4294967295"},
+        HostileLoad{"TooLittleKv", [](auto& p) { p.set_kv_cache_bytes(1000); },
+                    "and 1000 are granted (--kv-cache-memory)"},
+        HostileLoad{"HugeKv", [](auto& p) { p.set_kv_cache_bytes(UINT64_MAX); },
+                    "kv_cache_bytes 18446744073709551615"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(Rank, SplitsBeyondTheModelNameTheFlag) {
+  v1::LoadPlan plan = GoodLoad(TinyLlama().Write());
+  plan.set_pipeline_parallel_size(4);
+  for (const Outcome& outcome : RunRanks(4, {Load(plan)})) {
+    EXPECT_NE(outcome.status.message().find("--pipeline-parallel-size 4: the model has 3 layers"),
+              std::string::npos)
+        << outcome.status;
+  }
+  plan.set_pipeline_parallel_size(1);
+  plan.set_tensor_parallel_size(5);
+  for (const Outcome& outcome : RunRanks(5, {Load(plan)})) {
+    EXPECT_NE(
+        outcome.status.message().find("--tensor-parallel-size 5: the model has 4 query heads"),
+        std::string::npos)
+        << outcome.status;
+  }
+}
+
+TEST(Rank, AnAbsentTensorIsNamed) {
+  TinyLlama llama;
+  llama.tensors.erase("model.layers.1.mlp.up_proj.weight");
+  ExpectFailure({Load(GoodLoad(llama.Write()))}, "model.layers.1.mlp.up_proj.weight");
+}
+
+TEST(Rank, WordsOutOfTurnAreErrors) {
+  const std::string model = TinyLlama().Write();
+  const CoordinatorMessage load = Load(GoodLoad(model));
+  ExpectFailure({Start(4)}, "told to start before weights were loaded");
+  ExpectFailure({Prefill()}, "told to run a step before Start");
+  ExpectFailure({load, Prefill()}, "told to run a step before Start");
+  ExpectFailure({load, load}, "told to load twice");
+  ExpectFailure({load, Start(4), Start(4)}, "told to start before weights were loaded");
+  ExpectFailure({CoordinatorMessage()}, "without a body");
+  ExpectFailure({load, Start(0)}, "told to start with 0 KV blocks");
+  ExpectFailure({load, Start(UINT32_MAX)}, "told to start with 4294967295 KV blocks");
+  CoordinatorMessage step = Prefill();
+  step.mutable_step()->mutable_work(0)->set_slot(7);
+  ExpectFailure({load, Start(8), step}, "bad step plan: slot 7 was not started");
+}
+
+}  // namespace
+}  // namespace shardline::worker
