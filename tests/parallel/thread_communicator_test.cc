@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <functional>
+#include <latch>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -44,22 +44,26 @@ INSTANTIATE_TEST_SUITE_P(Sizes, ThreadCommunicatorTest,
                                   std::to_string(std::get<0>(info.param));
                          });
 
-/// Ranks 0 and 1 run `call`, rank 2 leaves while they wait.
+/// Ranks 0 and 1 run `call`, rank 2 leaves: before it, while they wait, in between.
 void ExpectUnavailable(const std::function<absl::Status(Communicator&)>& call) {
-  Communicators group = MakeThreadCommunicators(3);
-  absl::Status results[2];
-  std::thread first([&] { results[0] = call(*group[0]); });
-  std::thread second([&] { results[1] = call(*group[1]); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  group[2].reset();
-  first.join();
-  second.join();
-  for (const absl::Status& result : results) {
-    EXPECT_EQ(result.code(), absl::StatusCode::kUnavailable) << result;
-    EXPECT_NE(result.message().find("rank 2"), std::string::npos) << result;
+  for (int round = 0; round < 50; ++round) {
+    Communicators group = MakeThreadCommunicators(3);
+    absl::Status results[2];
+    std::latch begun(3);
+    std::thread first([&] { begun.arrive_and_wait(), results[0] = call(*group[0]); });
+    std::thread second([&] { begun.arrive_and_wait(), results[1] = call(*group[1]); });
+    begun.arrive_and_wait();
+    for (int i = 0; i < round; ++i) std::this_thread::yield();
+    group[2].reset();
+    first.join();
+    second.join();
+    for (const absl::Status& result : results) {
+      ASSERT_EQ(result.code(), absl::StatusCode::kUnavailable) << result;
+      ASSERT_NE(result.message().find("rank 2"), std::string::npos) << result;
+    }
+    // And for good.
+    ASSERT_EQ(call(*group[0]).code(), absl::StatusCode::kUnavailable);
   }
-  // And for good.
-  EXPECT_EQ(call(*group[0]).code(), absl::StatusCode::kUnavailable);
 }
 
 TEST(ThreadCommunicatorFailure, PeersOfALeaverDoNotHang) {

@@ -5,10 +5,30 @@
 
 #include <filesystem>
 #include <fstream>
+#include <system_error>
+#include <utility>
 
 #include "kernels/philox.h"
 
 namespace shardline::worker {
+namespace {
+
+/// Removes at exit what tests wrote.
+class Written {
+ public:
+  ~Written() {
+    for (const std::filesystem::path& path : paths_) {
+      std::error_code ignored;
+      std::filesystem::remove_all(path, ignored);
+    }
+  }
+  void Add(std::filesystem::path path) { paths_.push_back(std::move(path)); }
+
+ private:
+  std::vector<std::filesystem::path> paths_;
+};
+
+}  // namespace
 
 TinyLlama::TinyLlama() {
   const int layers = 3, hidden = 32, heads = 4, kv_heads = 2, feed_forward = 48, vocabulary = 101;
@@ -64,6 +84,8 @@ std::string TinyLlama::Write(const std::string& name) const {
   const std::filesystem::path directory =
       std::filesystem::path(testing::TempDir()) / (unique + "." + std::to_string(getpid()));
   std::filesystem::create_directories(directory);
+  static Written written;
+  written.Add(directory);
   std::ofstream(directory / "config.json") << config;
 
   nlohmann::json header;
