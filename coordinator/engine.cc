@@ -73,6 +73,17 @@ void Engine::Abort(uint64_t id, absl::Status reason) {
   });
 }
 
+void Engine::AbortAll(absl::Status reason) {
+  Post([this, reason = std::move(reason)] {
+    for (const auto& [id, sink] : sinks_) {
+      scheduler_.Abort(id);
+      counters_.cancelled += 1;
+      sink->OnError(reason);
+    }
+    sinks_.clear();
+  });
+}
+
 void Engine::ReplicaReady(std::shared_ptr<ReplicaLink> link, const ReplicaCapacity& capacity,
                           uint64_t epoch) {
   Post([this, link = std::move(link), capacity, epoch]() mutable {
@@ -175,11 +186,8 @@ void Engine::PublishSnapshot() {
   snapshot.blocks_total = scheduler_.blocks_total();
   snapshot.blocks_used = scheduler_.blocks_used();
   snapshot.resumed = scheduler_.resumed();
-  {
-    std::lock_guard lock(mutex_);
-    published_ = snapshot;
-  }
-  if (snapshot.running == 0 && snapshot.waiting == 0) idle_.notify_all();
+  std::lock_guard lock(mutex_);
+  published_ = snapshot;
 }
 
 EngineSnapshot Engine::Snapshot() const {
@@ -189,13 +197,6 @@ EngineSnapshot Engine::Snapshot() const {
 
 void Engine::StopAccepting() {
   Post([this] { accepting_ = false; });
-}
-
-bool Engine::WaitUntilIdle(std::chrono::milliseconds timeout) {
-  std::unique_lock lock(mutex_);
-  return idle_.wait_for(lock, timeout, [this] {
-    return events_.empty() && published_.running == 0 && published_.waiting == 0;
-  });
 }
 
 }  // namespace shardline::coordinator

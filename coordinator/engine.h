@@ -84,8 +84,8 @@ class Engine {
 
   /// New requests are refused with kUnavailable from now on.
   void StopAccepting();
-  /// Waits until nothing runs or waits; false when `timeout` passed first.
-  bool WaitUntilIdle(std::chrono::milliseconds timeout);
+  /// Ends all that runs or waits; each sink hears OnError(reason).
+  void AbortAll(absl::Status reason);
 
   EngineSnapshot Snapshot() const;
 
@@ -105,7 +105,6 @@ class Engine {
   // Guarded by mutex_.
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::condition_variable idle_;
   std::vector<std::function<void()>> events_;
   bool stopping_ = false;
   EngineSnapshot published_;

@@ -29,8 +29,11 @@ v1::FinishReason ToProto(FinishReason reason) {
 /// with the mutex held, by either.
 class Call : public TokenSink, public std::enable_shared_from_this<Call> {
  public:
-  Call(const ServedModel& served, Engine& engine, grpc::CallbackServerContext* context)
-      : served_(served), engine_(engine), context_(context) {}
+  Call(const ServedModel& served, Engine& engine, OpenCalls& calls,
+       grpc::CallbackServerContext* context)
+      : served_(served), engine_(engine), calls_(calls), context_(context) {
+    calls_.Begin();
+  }
 
   /// Checks the request and hands it to the engine; the call has ended when that fails.
   void Start(const grpc::ByteBuffer& bytes) {
@@ -94,11 +97,15 @@ class Call : public TokenSink, public std::enable_shared_from_this<Call> {
   /// Passes on what is new. Requires mutex_.
   virtual void Deliver() = 0;
 
-  /// gRPC's objects are about to go.
-  void ForgetContext() { context_ = nullptr; }
+  /// The last answer is delivered or lost, and gRPC's objects are about to go.
+  void Close() {
+    context_ = nullptr;
+    calls_.End();
+  }
 
   const ServedModel& served_;
   Engine& engine_;
+  OpenCalls& calls_;
 
   std::mutex mutex_;
   // Guarded by mutex_.
@@ -176,7 +183,7 @@ class StreamCall : public Call {
   void Detach() {
     std::lock_guard lock(mutex_);
     reactor_ = nullptr;
-    ForgetContext();
+    Close();
   }
 
   Reactor* reactor_ = nullptr;  // null after OnDone
@@ -227,7 +234,7 @@ class UnaryCall : public Call {
   void Detach() {
     std::lock_guard lock(mutex_);
     reactor_ = nullptr;
-    ForgetContext();
+    Close();
   }
 
   Reactor* reactor_ = nullptr;  // null after OnDone
@@ -244,12 +251,13 @@ using Methods = v1::Generation::WithRawCallbackMethod_Generate<
 
 class GenerationService : public Methods {
  public:
-  GenerationService(const ServedModel& served, Engine& engine) : served_(served), engine_(engine) {}
+  GenerationService(const ServedModel& served, Engine& engine, OpenCalls& calls)
+      : served_(served), engine_(engine), calls_(calls) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* response) override {
-    auto call = std::make_shared<UnaryCall>(served_, engine_, context);
+    auto call = std::make_shared<UnaryCall>(served_, engine_, calls_, context);
     auto* reactor = new UnaryCall::Reactor(call, response);
     call->Start(*request);
     return reactor;
@@ -257,7 +265,7 @@ class GenerationService : public Methods {
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream(
       grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) override {
-    auto call = std::make_shared<StreamCall>(served_, engine_, context);
+    auto call = std::make_shared<StreamCall>(served_, engine_, calls_, context);
     auto* reactor = new StreamCall::Reactor(call);
     call->Start(*request);
     return reactor;
@@ -346,12 +354,14 @@ class GenerationService : public Methods {
 
   const ServedModel& served_;
   Engine& engine_;
+  OpenCalls& calls_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeGenerationService(const ServedModel& served, Engine& engine) {
-  return std::make_unique<GenerationService>(served, engine);
+std::unique_ptr<grpc::Service> MakeGenerationService(const ServedModel& served, Engine& engine,
+                                                     OpenCalls& calls) {
+  return std::make_unique<GenerationService>(served, engine, calls);
 }
 
 }  // namespace shardline::coordinator

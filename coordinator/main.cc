@@ -73,6 +73,7 @@ int main(int argc, char** argv) {
   AddFlags(app, config);
   app.add_option("--log-level", log_level, "trace, debug, info, warn, error")
       ->envname("SHARDLINE_LOG_LEVEL")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
   try {
     app.parse(argc, argv);

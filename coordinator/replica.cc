@@ -11,6 +11,8 @@ namespace shardline::coordinator {
 namespace {
 
 constexpr uint32_t kProtocolVersion = 1;
+// What a rank claims is not trusted as a size: bookkeeping takes 4 bytes a block.
+constexpr uint32_t kMaxKvBlocks = 1 << 24;
 
 }  // namespace
 
@@ -137,6 +139,11 @@ void Replica::Receive(uint64_t epoch, int rank_index, v1::WorkerMessage message)
       rank.status.set_bytes_total(message.progress().bytes_total());
       break;
     case v1::WorkerMessage::kLoaded:
+      if (message.loaded().kv_blocks() > kMaxKvBlocks) {
+        return LoseLocked(absl::InternalError(
+            absl::StrCat("rank ", rank_index, " claims ", message.loaded().kv_blocks(),
+                         " KV blocks; ", kMaxKvBlocks, " are allowed")));
+      }
       rank.loaded = true;
       rank.kv_blocks = message.loaded().kv_blocks();
       rank.status.set_bytes_loaded(message.loaded().weight_bytes());

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +23,8 @@ namespace shardline::coordinator {
 namespace {
 
 constexpr int kDefaultMaxModelLen = 8192;
+// For streams to take their last word when the server stops.
+constexpr auto kCloseTimeout = std::chrono::seconds(2);
 
 template <typename T>
 absl::Status CheckAtLeast(const char* flag, T value, T least) {
@@ -106,7 +109,7 @@ class GrpcServer : public Server {
                            static_cast<int32_t>(served_.model.family.spec.vocabulary),
                            config.attach_timeout},
             engine_, [this](bool serving) { SetServing(serving); })),
-        generation_(MakeGenerationService(served_, engine_)),
+        generation_(MakeGenerationService(served_, engine_, calls_)),
         admin_(MakeAdminService(served_, engine_, *replica_)),
         worker_(MakeWorkerService(replica_)) {}
 
@@ -126,9 +129,12 @@ class GrpcServer : public Server {
     builder.RegisterService(generation_.get());
     builder.RegisterService(admin_.get());
     builder.RegisterService(worker_.get());
-    server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port_ == 0) {
-      server_.reset();
+    {
+      std::lock_guard lock(health_mutex_);
+      server_ = builder.BuildAndStart();
+      if (port_ == 0) server_.reset();
+    }
+    if (server_ == nullptr) {
       return absl::UnavailableError(absl::StrCat(
           "cannot listen on ", config_.listen,
           ": the port is taken or the address is not this host's; choose another with --listen "
@@ -145,21 +151,27 @@ class GrpcServer : public Server {
   void Stop(bool now) override {
     if (server_ == nullptr) return;
     SetServing(false);
+    {
+      std::lock_guard lock(health_mutex_);
+      stopping_ = true;
+    }
     engine_.StopAccepting();
-    if (!now && !engine_.WaitUntilIdle(config_.drain_timeout)) {
+    if (!now && !calls_.WaitUntilNone(config_.drain_timeout)) {
       spdlog::warn("requests still run after {} s (--drain-timeout); they are cut off",
                    config_.drain_timeout.count());
     }
+    engine_.AbortAll(absl::UnavailableError(
+        "the server stopped before the request was finished; send it again"));
     replica_->Shutdown("the coordinator stops");
-    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
+    server_->Shutdown(std::chrono::system_clock::now() + kCloseTimeout);
     server_.reset();
   }
 
  private:
   void SetServing(bool serving) {
-    grpc::HealthCheckServiceInterface* health =
-        server_ == nullptr ? nullptr : server_->GetHealthCheckService();
-    if (health == nullptr) return;
+    std::lock_guard lock(health_mutex_);
+    if (server_ == nullptr || stopping_) return;
+    grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
     health->SetServingStatus("", serving);
     health->SetServingStatus("shardline.v1.Generation", serving);
   }
@@ -167,6 +179,9 @@ class GrpcServer : public Server {
   const ServerConfig config_;
   const ServedModel served_;
   Engine engine_;
+  OpenCalls calls_;
+  std::mutex health_mutex_;  // ranks come and go while the server starts and stops
+  bool stopping_ = false;
   std::shared_ptr<Replica> replica_;
   std::unique_ptr<grpc::Service> generation_, admin_, worker_;
   std::unique_ptr<grpc::Server> server_;

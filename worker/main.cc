@@ -81,6 +81,7 @@ int main(int argc, char** argv) {
       ->envname("SHARDLINE_LAUNCH_ID");
   app.add_option("--log-level", log_level, "trace, debug, info, warn, error")
       ->envname("SHARDLINE_LOG_LEVEL")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
   app.set_version_flag("--version", SHARDLINE_VERSION);
   try {

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <future>
 #include <mutex>
+#include <thread>
 
 #include "tests/coordinator/model_worker.h"
 
@@ -80,8 +81,7 @@ TEST(EngineTest, AnswersArrive) {
     EXPECT_TRUE(collectors[i]->Wait().ok());
     EXPECT_EQ(collectors[i]->tokens, SoloAnswer(1 + i % 30));
   }
-  EXPECT_TRUE(engine.WaitUntilIdle(milliseconds(5000)));
-  EXPECT_EQ(engine.Snapshot().finished, 100u);
+  while (engine.Snapshot().finished < 100) std::this_thread::yield();
   EXPECT_EQ(engine.Snapshot().blocks_used, 0);
 }
 
@@ -130,6 +130,23 @@ TEST(EngineTest, ALyingReplicaIsLost) {
   engine.ReplicaReady(std::make_shared<TestLink>(engine, TestLink::Behaviour::kAnswer), kCapacity,
                       2);
   EXPECT_TRUE(collector->Wait().ok());
+}
+
+TEST(EngineTest, AbortAllEndsWhatRunsAndWhatWaits) {
+  EngineOptions options;
+  options.limits.max_num_seqs = 1;
+  Engine engine(options);
+  engine.ReplicaReady(std::make_shared<TestLink>(engine, TestLink::Behaviour::kSilent), kCapacity,
+                      1);
+  std::vector<std::shared_ptr<Collector>> collectors;
+  for (int i = 0; i < 3; ++i) {
+    collectors.push_back(std::make_shared<Collector>());
+    engine.Submit(MakeRequest(engine, 5), collectors.back());
+  }
+  engine.AbortAll(absl::UnavailableError("over"));
+  for (const auto& collector : collectors) EXPECT_EQ(collector->Wait().message(), "over");
+  while (engine.Snapshot().cancelled < 3) std::this_thread::yield();
+  EXPECT_EQ(engine.Snapshot().blocks_used, 0);
 }
 
 TEST(EngineTest, EndsWhatRunsWhenItGoes) {
