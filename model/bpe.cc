@@ -9,8 +9,8 @@ namespace shardline::model {
 
 absl::Status Bpe::AddToken(std::string_view spelling, int32_t id) {
   if (!ids_.emplace(spelling, id).second) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "vocabulary entry \"", std::string(spelling.substr(0, 100)), "\" is there twice"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("free of duplicates (\"", std::string(spelling.substr(0, 100)), "\")"));
   }
   const std::string bytes = BytesOfSpelling(spelling);
   by_bytes_.emplace(bytes, id);
@@ -30,9 +30,9 @@ absl::Status Bpe::AddMerge(std::string_view left, std::string_view right) {
   const int32_t right_id = Find(right);
   const int32_t id = Find(std::string(left) + std::string(right));
   if (left_id < 0 || right_id < 0 || id < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("merge ", merges_.size(), " (\"", std::string(left.substr(0, 100)), "\", \"",
-                     std::string(right.substr(0, 100)), "\") names what is not in the vocabulary"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "pairs of vocabulary entries that join to one (merge ", merges_.size(), ": \"",
+        std::string(left.substr(0, 100)), "\", \"", std::string(right.substr(0, 100)), "\")"));
   }
   merges_.emplace(Key(left_id, right_id), Merge{static_cast<int32_t>(merges_.size()), id});
   return absl::OkStatus();

@@ -89,7 +89,7 @@ absl::Status AddVocabulary(const JsonAccess& metadata, ByteLevelParts& parts) {
     const int32_t id = static_cast<int32_t>(i);
     parts.spellings.push_back(text);
     const absl::Status added = parts.bpe.AddToken(text, id);
-    if (!added.ok()) return added;
+    if (!added.ok()) return metadata.Error("tokenizer.ggml.tokens", std::string(added.message()));
     if ((type == kControl || type == kUserDefined) && !text.empty()) {
       parts.added.push_back({id, text, type == kControl});
     }

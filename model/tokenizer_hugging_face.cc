@@ -60,7 +60,7 @@ absl::Status ReadModel(const nlohmann::json& node, std::map<int32_t, std::string
       return model.Error("vocab", absl::StrCat("free of duplicate ids (", number, ")"));
     }
     const absl::Status added = parts.bpe.AddToken(spelling, number);
-    if (!added.ok()) return added;
+    if (!added.ok()) return model.Error("vocab", std::string(added.message()));
   }
   for (const nlohmann::json& merge : *merges) {
     std::string left, right;
@@ -78,7 +78,7 @@ absl::Status ReadModel(const nlohmann::json& node, std::map<int32_t, std::string
       return model.Error("merges", "pairs of tokens");
     }
     const absl::Status added = parts.bpe.AddMerge(left, right);
-    if (!added.ok()) return added;
+    if (!added.ok()) return model.Error("merges", std::string(added.message()));
   }
   return absl::OkStatus();
 }
