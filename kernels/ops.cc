@@ -49,6 +49,7 @@ void Attention(Device& device, const AttentionParams& params, const AttentionBat
                const KvCache& cache, Tensor out) {
   cpu::Attention(Cpu(device), params, batch, q, cache, out);
 }
+void SigmoidGate(Device& device, Tensor gate, Tensor x) { cpu::SigmoidGate(Cpu(device), gate, x); }
 void RouteTopK(Device& device, Tensor logits, bool normalise, const Routing& routing) {
   cpu::RouteTopK(Cpu(device), logits, normalise, routing);
 }

@@ -54,7 +54,8 @@ enum class Activation : uint8_t { kSilu, kGeluErf, kGeluTanh, kRelu };
 /// x = activation(x), element by element.
 void Activate(Device& device, Activation activation, Tensor x);
 
-/// out = activation(gate) * up, element by element; all [T, N]; out may be gate.
+/// out = activation(gate) * up, element by element; all [T, N]; out may be one of
+/// the other two.
 void GatedActivation(Device& device, Activation activation, Tensor gate, Tensor up, Tensor out);
 
 /// Which elements of a head form a rotated pair: (2i, 2i+1), or (i, i + rotary_dim/2).
@@ -112,6 +113,9 @@ struct AttentionParams {
 };
 void Attention(Device& device, const AttentionParams& params, const AttentionBatch& batch, Tensor q,
                const KvCache& cache, Tensor out);
+
+/// x[t] *= sigmoid(gate[t]). x [T, H], gate [T, 1].
+void SigmoidGate(Device& device, Tensor gate, Tensor x);
 
 /// Which experts of a mixture each token goes to, and how much each counts.
 struct Routing {

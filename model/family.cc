@@ -3,17 +3,18 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "model/families/llama.h"
+#include "model/families/families.h"
 #include "model/json_access.h"
 
 namespace shardline::model {
 namespace {
 
-const Family kFamilies[] = {kLlama};
+const Family* const kFamilies[] = {&kGemma, &kGpt2, &kLlama,     &kMistral,
+                                   &kPhi,   &kQwen, &kStarCoder2};
 
 }  // namespace
 
-std::span<const Family> Families() { return kFamilies; }
+std::span<const Family* const> Families() { return kFamilies; }
 
 absl::StatusOr<FamilyModel> Describe(const Checkpoint& checkpoint) {
   const bool gguf = checkpoint.format() == CheckpointFormat::kGguf;
@@ -23,10 +24,10 @@ absl::StatusOr<FamilyModel> Describe(const Checkpoint& checkpoint) {
   const absl::StatusOr<std::string> name = access.String(key);
   if (!name.ok()) return name.status();
   std::string supported;
-  for (const Family& family : Families()) {
-    const auto names = gguf ? family.gguf_architectures : family.model_types;
+  for (const Family* family : Families()) {
+    const auto names = gguf ? family->gguf_architectures : family->model_types;
     if (std::find(names.begin(), names.end(), *name) != names.end()) {
-      return family.describe(checkpoint);
+      return family->describe(checkpoint);
     }
     for (const std::string_view one : names) {
       absl::StrAppend(&supported, supported.empty() ? "" : ", ", std::string(one));

@@ -28,7 +28,7 @@ struct Family {
 };
 
 /// Every family, in one explicit table (model/family.cc).
-std::span<const Family> Families();
+std::span<const Family* const> Families();
 
 /// Finds the checkpoint's family and describes it. kInvalidArgument naming the architecture and
 /// listing what is supported when none fits.

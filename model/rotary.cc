@@ -1,7 +1,11 @@
 #include "model/rotary.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <string>
+
+#include "absl/strings/str_cat.h"
 
 namespace shardline::model {
 
@@ -11,6 +15,36 @@ std::vector<float> InverseFrequencies(double theta, int64_t dim) {
     const float exponent = static_cast<float>(i) / static_cast<float>(dim);
     frequencies.push_back(1.0f / std::pow(static_cast<float>(theta), exponent));
   }
+  return frequencies;
+}
+
+absl::StatusOr<std::vector<float>> FrequenciesFromConfig(const JsonAccess& config, int64_t head_dim,
+                                                         double default_theta, const char* kind) {
+  std::string key = config.Has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  const nlohmann::json* object = config.Find(key);
+  if (object != nullptr && kind != nullptr && object->is_object() && object->contains(kind)) {
+    object = &(*object)[kind];
+    absl::StrAppend(&key, ": ", kind);
+  }
+  if (object != nullptr && !object->is_object()) return config.Error(key, "an object");
+  const nlohmann::json none = nlohmann::json::object();
+  const JsonAccess rope(object != nullptr ? *object : none,
+                        absl::StrCat(config.origin(), ": ", key));
+  // Where both places state a value, the more specific one counts.
+  const auto read = [&](const char* name, double low, double high, double otherwise) {
+    return rope.Has(name) ? rope.Number(name, low, high)
+                          : config.NumberOr(name, low, high, otherwise);
+  };
+  const absl::StatusOr<double> theta = read("rope_theta", 1e-3, 1e12, default_theta);
+  const absl::StatusOr<double> partial = read("partial_rotary_factor", 1e-6, 1, 1.0);
+  if (!theta.ok()) return theta.status();
+  if (!partial.ok()) return partial.status();
+  constexpr int64_t kMostHeadDim = 1 << 20;  // model::Validate() knows the real bound
+  const auto rotated =
+      static_cast<int64_t>(static_cast<double>(std::min(head_dim, kMostHeadDim)) * *partial);
+  std::vector<float> frequencies = InverseFrequencies(*theta, rotated / 2 * 2);
+  const absl::Status scaled = ScaleFrequencies(rope, frequencies);
+  if (!scaled.ok()) return scaled;
   return frequencies;
 }
 

@@ -1,93 +1,108 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <iterator>
 #include <unordered_map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
 namespace shardline::model {
+namespace {
 
-std::string_view Name(Role role) {
-  switch (role) {
-    case Role::kEmbedding:
-      return "embedding";
-    case Role::kAttentionNorm:
-      return "attention norm";
-    case Role::kQuery:
-      return "query";
-    case Role::kQueryBias:
-      return "query bias";
-    case Role::kKey:
-      return "key";
-    case Role::kKeyBias:
-      return "key bias";
-    case Role::kValue:
-      return "value";
-    case Role::kValueBias:
-      return "value bias";
-    case Role::kAttentionOutput:
-      return "attention output";
-    case Role::kAttentionOutputBias:
-      return "attention output bias";
-    case Role::kFeedForwardNorm:
-      return "feed-forward norm";
-    case Role::kGate:
-      return "gate";
-    case Role::kGateBias:
-      return "gate bias";
-    case Role::kUp:
-      return "up";
-    case Role::kUpBias:
-      return "up bias";
-    case Role::kDown:
-      return "down";
-    case Role::kDownBias:
-      return "down bias";
-    case Role::kFinalNorm:
-      return "final norm";
-    case Role::kHead:
-      return "head";
-  }
-  return "?";
+// In the order of Role.
+constexpr std::string_view kRoleNames[] = {
+    "embedding",
+    "position embedding",
+    "attention norm",
+    "attention norm bias",
+    "query",
+    "query bias",
+    "key",
+    "key bias",
+    "value",
+    "value bias",
+    "attention output",
+    "attention output bias",
+    "query norm",
+    "key norm",
+    "norm after attention",
+    "feed-forward norm",
+    "feed-forward norm bias",
+    "gate",
+    "gate bias",
+    "up",
+    "up bias",
+    "down",
+    "down bias",
+    "norm after feed-forward",
+    "router",
+    "expert gate",
+    "expert up",
+    "expert down",
+    "shared expert gate",
+    "shared expert up",
+    "shared expert down",
+    "shared expert scale",
+    "final norm",
+    "final norm bias",
+    "head",
+    "head bias",
+};
+static_assert(std::size(kRoleNames) == kRoles);
+
+std::vector<int64_t> ExpectedShape(const WeightEntry& entry) {
+  if (!entry.place.shape.empty()) return entry.place.shape;
+  if (entry.cols == 1) return {entry.rows};
+  if (entry.place.transposed) return {entry.cols, entry.rows};
+  return {entry.rows, entry.cols};
 }
+
+absl::Status CheckTensor(const WeightEntry& entry, const SourceTensor& tensor) {
+  const std::vector<int64_t> expected = ExpectedShape(entry);
+  if (tensor.shape != expected) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(tensor.file, ": tensor \"", entry.source, "\" has shape [",
+                     absl::StrJoin(tensor.shape, ", "), "]; the configuration implies [",
+                     absl::StrJoin(expected, ", "), "]"));
+  }
+  if ((entry.cols == 1 || entry.place.transposed) && kernels::IsQuantized(tensor.dtype)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(tensor.file, ": tensor \"", entry.source, "\" is ",
+                     entry.cols == 1 ? "a vector" : "stored transposed", " and quantised (",
+                     std::string(kernels::Name(tensor.dtype)), "); it must be a float type"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string_view Name(Role role) { return kRoleNames[static_cast<size_t>(role)]; }
 
 absl::StatusOr<std::vector<BoundWeight>> Bind(const std::vector<WeightEntry>& table,
                                               const std::vector<std::string>& ignored,
                                               const Checkpoint& checkpoint) {
-  std::unordered_map<std::string_view, const SourceTensor*> left;
+  std::unordered_map<std::string_view, const SourceTensor*> tensors;
   for (const SourceTensor& tensor : checkpoint.tensors()) {
-    if (!left.emplace(tensor.name, &tensor).second) {
+    if (!tensors.emplace(tensor.name, &tensor).second) {
       return absl::InvalidArgumentError(absl::StrCat(
           tensor.file, ": tensor \"", tensor.name.substr(0, 200), "\" is there twice"));
     }
   }
+  std::unordered_map<std::string_view, const SourceTensor*> left = tensors;
   for (const std::string& name : ignored) left.erase(name);
   std::vector<BoundWeight> bound;
   for (const WeightEntry& entry : table) {
-    const auto found = left.find(entry.source);
-    if (found == left.end()) {
+    const auto found = tensors.find(entry.source);
+    if (found == tensors.end()) {
       return absl::InvalidArgumentError(absl::StrCat(checkpoint.path(), ": tensor \"", entry.source,
                                                      "\" (", std::string(Name(entry.role)),
                                                      ") is missing"));
     }
-    const SourceTensor& tensor = *found->second;
-    const std::vector<int64_t> expected = entry.cols == 1
-                                              ? std::vector<int64_t>{entry.rows}
-                                              : std::vector<int64_t>{entry.rows, entry.cols};
-    if (tensor.shape != expected) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(tensor.file, ": tensor \"", entry.source, "\" has shape [",
-                       absl::StrJoin(tensor.shape, ", "), "]; the configuration implies [",
-                       absl::StrJoin(expected, ", "), "]"));
-    }
-    if (entry.cols == 1 && kernels::IsQuantized(tensor.dtype)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(tensor.file, ": tensor \"", entry.source, "\" is a vector and quantised (",
-                       std::string(kernels::Name(tensor.dtype)), "); it must be a float type"));
-    }
-    bound.push_back({entry, &tensor});
-    left.erase(found);
+    const absl::Status checked = CheckTensor(entry, *found->second);
+    if (!checked.ok()) return checked;
+    bound.push_back({entry, found->second});
+    left.erase(entry.source);
   }
   if (!left.empty()) {
     const auto first = std::min_element(
@@ -103,7 +118,9 @@ absl::StatusOr<std::vector<BoundWeight>> Bind(const std::vector<WeightEntry>& ta
 int64_t FeedForwardGranularity(const std::vector<BoundWeight>& weights) {
   int64_t granularity = 1;
   for (const BoundWeight& weight : weights) {
-    if (weight.entry.role == Role::kDown) {
+    if (weight.entry.rule == parallel::ShardRule::kFeedForwardIn ||
+        weight.entry.rule == parallel::ShardRule::kExpertIn ||
+        weight.entry.rule == parallel::ShardRule::kSharedExpertIn) {
       granularity = std::max(granularity, kernels::FormatOf(weight.source->dtype).elements);
     }
   }

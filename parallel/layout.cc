@@ -17,6 +17,7 @@ std::string Layout::ToString() const {
   for (const auto& [name, size] : {std::pair{"TP", tp}, {"DP", dp}, {"PP", pp}}) {
     if (size != 1) absl::StrAppend(&text, text.empty() ? "" : " x ", name, "=", size);
   }
+  if (expert_parallel) absl::StrAppend(&text, text.empty() ? "EP" : " x EP");
   return text.empty() ? "1 rank" : text;
 }
 

@@ -12,9 +12,12 @@ struct Layout {
   int pp = 1;  // pipeline stages
   int dp = 1;  // data-parallel groups of a stage (mixture-of-experts models)
   int tp = 1;  // tensor-parallel ranks
+  /// Experts are whole, and spread over the dp * tp ranks of a stage; otherwise every expert is
+  /// split over the tp ranks as the dense feed-forward is.
+  bool expert_parallel = false;
 
   int world() const { return pp * dp * tp; }
-  /// "TP=2 x PP=3", only the axes that are not 1; "1 rank" for a single one.
+  /// "TP=2 x PP=3 x EP", only the axes that are not 1; "1 rank" for a single one.
   std::string ToString() const;
   bool operator==(const Layout&) const = default;
 };

@@ -46,7 +46,17 @@ absl::Status CheckDims(const ModelDims& dims) {
   status.Update(CheckSize("number of attention heads", dims.heads));
   status.Update(CheckSize("number of KV heads", dims.kv_heads));
   status.Update(CheckSize("head size", dims.head_dim));
-  status.Update(CheckSize("feed-forward size", dims.feed_forward));
+  // A model has dense layers, mixtures, or both.
+  if (dims.feed_forward != 0 || dims.expert_feed_forward == 0) {
+    status.Update(CheckSize("feed-forward size", dims.feed_forward));
+  }
+  if (dims.expert_feed_forward != 0) {
+    status.Update(CheckSize("size of an expert", dims.expert_feed_forward));
+    status.Update(CheckSize("number of experts", dims.experts));
+  }
+  if (dims.shared_feed_forward != 0) {
+    status.Update(CheckSize("size of the shared expert", dims.shared_feed_forward));
+  }
   status.Update(CheckSize("vocabulary size", dims.vocabulary));
   status.Update(CheckSize("feed-forward granularity", dims.feed_forward_granularity));
   if (!status.ok()) return status;
@@ -73,17 +83,35 @@ absl::Status CheckFits(const ModelDims& dims, const Layout& layout) {
         "--pipeline-parallel-size ", layout.pp, ": the model has ", dims.layers,
         " layers and every stage needs one; the largest value that works is ", dims.layers));
   }
-  const int64_t limit = std::min({int64_t{dims.heads}, dims.feed_forward, dims.vocabulary});
-  if (layout.tp > limit) {
-    const auto [size, what] = limit == dims.heads ? std::pair{int64_t{dims.heads}, "query heads"}
-                              : limit == dims.feed_forward
-                                  ? std::pair{dims.feed_forward, "feed-forward rows"}
-                                  : std::pair{dims.vocabulary, "vocabulary rows"};
+  struct Limit {
+    int64_t size;  // 0: the model has none
+    const char* what;
+  };
+  const Limit limits[] = {
+      {dims.heads, "query heads"},
+      {dims.feed_forward, "feed-forward rows"},
+      {layout.expert_parallel ? 0 : dims.expert_feed_forward, "rows in an expert"},
+      {dims.shared_feed_forward, "rows in the shared expert"},
+      {dims.vocabulary, "vocabulary rows"}};
+  const Limit* least = &limits[0];
+  for (const Limit& limit : limits) {
+    if (limit.size > 0 && limit.size < least->size) least = &limit;
+  }
+  if (layout.tp > least->size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--tensor-parallel-size ", layout.tp, ": the model has ", least->size, " ", least->what,
+        " and every rank needs one; the largest value that works is ", least->size));
+  }
+  if (layout.expert_parallel && dims.expert_feed_forward == 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--tensor-parallel-size ", layout.tp, ": the model has ", size, " ", what,
-                     " and every rank needs one; the largest value that works is ", limit));
+        "--enable-expert-parallel: the model has no experts; leave the flag out");
   }
   return absl::OkStatus();
+}
+
+/// Of each tensor-parallel rank; empty ranges for a feed-forward that the model lacks.
+std::vector<Range> SplitFeedForward(int64_t size, int64_t granularity, int ranks) {
+  return size == 0 ? std::vector<Range>(ranks) : SplitEvenly(size, ranks, granularity);
 }
 
 Range Scale(const Range& range, int64_t factor) {
@@ -176,9 +204,20 @@ absl::StatusOr<std::vector<RankShard>> PlanShards(const ModelDims& dims, const L
       SplitLayers(dims.layer_costs, dims.embedding_cost, dims.head_cost, layout.pp);
   const std::vector<AttentionShard> attention =
       SplitAttention(dims.heads, dims.kv_heads, layout.tp);
+  const int64_t granularity = dims.feed_forward_granularity;
   const std::vector<Range> feed_forward =
-      SplitEvenly(dims.feed_forward, layout.tp, dims.feed_forward_granularity);
+      SplitFeedForward(dims.feed_forward, granularity, layout.tp);
+  const std::vector<Range> shared =
+      SplitFeedForward(dims.shared_feed_forward, granularity, layout.tp);
+  const std::vector<Range> expert =
+      layout.expert_parallel ? std::vector<Range>(layout.tp, Range{0, dims.expert_feed_forward})
+                             : SplitFeedForward(dims.expert_feed_forward, granularity, layout.tp);
   const std::vector<Range> vocabulary = SplitEvenly(dims.vocabulary, layout.tp, 1);
+
+  std::vector<ExpertPlacement> experts;
+  if (layout.expert_parallel) {
+    experts.assign(dims.layers, ExpertPlacement::RoundRobin(dims.experts, layout.dp * layout.tp));
+  }
 
   std::vector<RankShard> shards(layout.world());
   for (int rank = 0; rank < layout.world(); ++rank) {
@@ -188,7 +227,10 @@ absl::StatusOr<std::vector<RankShard>> PlanShards(const ModelDims& dims, const L
                     .layers = layers[place.pp],
                     .attention = attention[place.tp],
                     .feed_forward = feed_forward[place.tp],
+                    .expert_feed_forward = expert[place.tp],
+                    .shared_feed_forward = shared[place.tp],
                     .vocabulary = vocabulary[place.tp],
+                    .experts = experts,
                     .first_stage = place.pp == 0,
                     .last_stage = place.pp + 1 == layout.pp};
   }
@@ -218,6 +260,18 @@ Slice SliceFor(ShardRule rule, int64_t rows, int64_t cols, const ModelDims& dims
       break;
     case ShardRule::kFeedForwardIn:
       slice.cols = shard.feed_forward;
+      break;
+    case ShardRule::kExpert:
+      slice.rows = shard.expert_feed_forward;
+      break;
+    case ShardRule::kExpertIn:
+      slice.cols = shard.expert_feed_forward;
+      break;
+    case ShardRule::kSharedExpert:
+      slice.rows = shard.shared_feed_forward;
+      break;
+    case ShardRule::kSharedExpertIn:
+      slice.cols = shard.shared_feed_forward;
       break;
   }
   assert(slice.rows.end <= rows && slice.cols.end <= cols);

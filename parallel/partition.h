@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "parallel/expert_placement.h"
 #include "parallel/layout.h"
 #include "parallel/range.h"
 
@@ -39,7 +40,10 @@ struct ModelDims {
   int kv_heads = 0;  // divides heads
   int64_t head_dim = 0;
   int64_t hidden = 0;
-  int64_t feed_forward = 0;
+  int64_t feed_forward = 0;         // of dense layers; 0: there are none
+  int64_t expert_feed_forward = 0;  // of one expert of a mixture; 0: there are none
+  int64_t shared_feed_forward = 0;  // of the expert that every token uses; 0: there is none
+  int experts = 0;                  // of a mixture; 0: there are none
   int64_t vocabulary = 0;
   int64_t feed_forward_granularity = 1;  // block size of quantised rows that a split must respect
   std::vector<double> layer_costs;       // one a layer
@@ -54,9 +58,16 @@ struct RankShard {
   Range layers;
   AttentionShard attention;
   Range feed_forward;
+  Range expert_feed_forward;  // all of it under expert parallelism
+  Range shared_feed_forward;
   Range vocabulary;
+  /// By layer of the model; empty unless experts are placed over the stage's ranks.
+  std::vector<ExpertPlacement> experts;
   bool first_stage = false;  // holds the embedding
   bool last_stage = false;   // holds the final norm and the head, and samples
+
+  /// As expert placements count ranks.
+  int RankInStage() const { return place.dp * layout.tp + place.tp; }
 };
 
 /// The shard of every rank, in rank order. Errors (kInvalidArgument, naming the flag, the model's
@@ -68,13 +79,17 @@ absl::StatusOr<std::vector<RankShard>> PlanShards(const ModelDims& dims, const L
 /// column-parallel weight is cut along `out` and needs no sum; a row-parallel one is cut along `in`
 /// and its product is summed over the tensor-parallel ranks.
 enum class ShardRule : uint8_t {
-  kReplicate,     // every rank holds all of it
-  kVocabulary,    // out = vocabulary rows
-  kQueryHeads,    // out = heads * head_dim, column-parallel
-  kKvHeads,       // out = kv_heads * head_dim, column-parallel, shared when ranks outnumber heads
-  kHeadsIn,       // in = heads * head_dim, row-parallel
-  kFeedForward,   // out = feed-forward rows, column-parallel
-  kFeedForwardIn  // in = feed-forward rows, row-parallel
+  kReplicate,      // every rank holds all of it
+  kVocabulary,     // out = vocabulary rows
+  kQueryHeads,     // out = heads * head_dim, column-parallel
+  kKvHeads,        // out = kv_heads * head_dim, column-parallel, shared when ranks outnumber heads
+  kHeadsIn,        // in = heads * head_dim, row-parallel
+  kFeedForward,    // out = feed-forward rows, column-parallel
+  kFeedForwardIn,  // in = feed-forward rows, row-parallel
+  kExpert,         // the two likewise, in an expert of a mixture
+  kExpertIn,
+  kSharedExpert,  // and in the expert that every token uses
+  kSharedExpertIn
 };
 
 /// The part [rows) x [cols) of a [rows, cols] weight that the rank holds.
@@ -88,7 +103,8 @@ Slice SliceFor(ShardRule rule, int64_t rows, int64_t cols, const ModelDims& dims
 /// True when the product with a weight of this rule must be summed over the tensor-parallel ranks
 /// (and its bias be added once, after the sum).
 inline bool NeedsAllReduce(ShardRule rule) {
-  return rule == ShardRule::kHeadsIn || rule == ShardRule::kFeedForwardIn;
+  return rule == ShardRule::kHeadsIn || rule == ShardRule::kFeedForwardIn ||
+         rule == ShardRule::kExpertIn || rule == ShardRule::kSharedExpertIn;
 }
 
 }  // namespace shardline::parallel

@@ -157,6 +157,11 @@ class Rank {
         world_.Split(shard_.place.pp * layout.dp + shard_.place.dp);
     if (!group.ok()) return group.status();
     tensor_group_ = *std::move(group);
+    if (layout.dp > 1) {
+      group = world_.Split(shard_.place.pp);
+      if (!group.ok()) return group.status();
+      stage_group_ = *std::move(group);
+    }
 
     absl::StatusOr<ShardWeights> loaded =
         LoadShard(device_, *weights, spec_.tied_embeddings, dims, shard_, *format,
@@ -192,8 +197,8 @@ class Rank {
     message.mutable_loaded()->set_weight_bytes(weights_->bytes);
     message.mutable_loaded()->set_seconds(seconds);
     spdlog::info("loaded layers {} to {} of {}: {:.1f} MB in {:.2f} s, {:.2f} GB/s",
-                 shard_.layers.begin, shard_.layers.end - 1, spec_.layers, weights_->bytes / 1e6,
-                 seconds, weights_->bytes / 1e9 / seconds);
+                 shard_.layers.begin, shard_.layers.end - 1, spec_.layers.size(),
+                 weights_->bytes / 1e6, seconds, weights_->bytes / 1e9 / seconds);
     return client_.Send(message);
   }
 
@@ -213,7 +218,8 @@ class Rank {
     options.kv_blocks = start.kv_blocks();
     options.kv_dtype = geometry_.dtype;
     absl::StatusOr<std::unique_ptr<StepRunner>> runner = StepRunner::Create(
-        device_, spec_, shard_, *std::move(weights_), options, world_, *tensor_group_);
+        device_, spec_, shard_, *std::move(weights_), options, world_,
+        {*tensor_group_, stage_group_ != nullptr ? *stage_group_ : *tensor_group_});
     if (!runner.ok()) return runner.status();
     weights_.reset();
     runner_ = *std::move(runner);
@@ -247,7 +253,8 @@ class Rank {
   model::ModelSpec spec_;
   parallel::RankShard shard_;
   std::unique_ptr<parallel::Communicator> tensor_group_;
-  std::optional<ShardWeights> weights_;  // until the runner takes them
+  std::unique_ptr<parallel::Communicator> stage_group_;  // null: the same ranks as tensor_group_
+  std::optional<ShardWeights> weights_;                  // until the runner takes them
   KvGeometry geometry_;
   int64_t kv_blocks_ = 0;  // that it said it can hold
   std::unique_ptr<StepRunner> runner_;

@@ -22,8 +22,7 @@ absl::StatusOr<std::unique_ptr<StepInputs>> StepInputs::Create(kernels::Device& 
   inputs->memory_ = *std::move(memory);
   if (device.shares_host_memory()) return inputs;
   for (Staging& staging : inputs->staging_) {
-    absl::StatusOr<kernels::Buffer> buffer =
-        device.Allocate(bytes, kernels::MemoryKind::kStaging);
+    absl::StatusOr<kernels::Buffer> buffer = device.Allocate(bytes, kernels::MemoryKind::kStaging);
     if (!buffer.ok()) return buffer.status();
     staging.memory = *std::move(buffer);
     staging.copied = device.CreateEvent();

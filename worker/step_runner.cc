@@ -22,12 +22,12 @@ absl::Status BadPlan(const v1::SlotWork& work, std::string_view what) {
 absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
     kernels::Device& device, const model::ModelSpec& spec, const parallel::RankShard& shard,
     ShardWeights weights, const StepRunnerOptions& options, parallel::Communicator& world,
-    parallel::Communicator& tensor_group) {
-  std::unique_ptr<StepRunner> runner(new StepRunner(device, shard, options, world, tensor_group,
+    const RankGroups& groups) {
+  std::unique_ptr<StepRunner> runner(new StepRunner(device, shard, options, world, groups.tensor,
                                                     static_cast<int32_t>(spec.vocabulary)));
-  absl::StatusOr<std::unique_ptr<Transformer>> transformer = Transformer::Create(
-      device, spec, shard, std::move(weights), options.max_num_batched_tokens,
-      std::min(options.max_num_seqs, options.max_num_batched_tokens), tensor_group);
+  absl::StatusOr<std::unique_ptr<Transformer>> transformer =
+      Transformer::Create(device, spec, shard, std::move(weights), options.max_num_batched_tokens,
+                          std::min(options.max_num_seqs, options.max_num_batched_tokens), groups);
   if (!transformer.ok()) return transformer.status();
   runner->transformer_ = *std::move(transformer);
   const KvGeometry geometry{static_cast<int>(shard.layers.size()),
@@ -91,7 +91,7 @@ absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Run(const v1::StepPlan
   if (!arrays.ok()) return arrays.status();
 
   status = shard_.first_stage
-               ? transformer_->Embed(arrays->tokens)
+               ? transformer_->Embed(arrays->tokens, arrays->positions)
                : world_.Receive(HiddenBytes(tokens), PeerOfStage(shard_.place.pp - 1), kHiddenTag);
   if (status.ok()) status = transformer_->RunLayers(Batch(*arrays), kv_);
   if (!status.ok()) return status;

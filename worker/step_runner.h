@@ -39,12 +39,11 @@ using LogitsObserver = std::function<void(const v1::StepPlan&, kernels::Tensor)>
 /// which sends the tokens straight to the first. Used by one thread.
 class StepRunner {
  public:
-  /// `world` is all ranks of the replica, `tensor_group` those of this stage and data-parallel
-  /// group. What is passed by reference must outlive it.
+  /// `world` is all ranks of the replica. What is passed by reference must outlive it.
   static absl::StatusOr<std::unique_ptr<StepRunner>> Create(
       kernels::Device& device, const model::ModelSpec& spec, const parallel::RankShard& shard,
       ShardWeights weights, const StepRunnerOptions& options, parallel::Communicator& world,
-      parallel::Communicator& tensor_group);
+      const RankGroups& groups);
 
   /// Runs one plan. The result is present on every rank of the last stage. kInvalidArgument for a
   /// plan that breaks the protocol; any error leaves the rank unusable.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -41,20 +42,57 @@ DType TargetType(const BoundWeight& weight, const parallel::Slice& slice, Weight
   return stored;
 }
 
+bool HoldsExpert(int layer, int expert, const parallel::RankShard& shard) {
+  if (shard.experts.empty()) return true;
+  const std::span<const int> holders = shard.experts[layer].Holders(expert);
+  return std::find(holders.begin(), holders.end(), shard.RankInStage()) != holders.end();
+}
+
 bool IsNeeded(const model::WeightEntry& entry, bool tied, const parallel::RankShard& shard) {
   if (entry.layer >= 0) {
-    return entry.layer >= shard.layers.begin && entry.layer < shard.layers.end;
+    return entry.layer >= shard.layers.begin && entry.layer < shard.layers.end &&
+           (entry.expert < 0 || HoldsExpert(entry.layer, entry.expert, shard));
   }
   if (entry.role == Role::kEmbedding) return shard.first_stage || (shard.last_stage && tied);
+  if (entry.role == Role::kPositionEmbedding) return shard.first_stage;
   return shard.last_stage;
 }
+
+/// Rows of the source as the weight sees them. A transposed one is gathered from its columns.
+class SourceRows {
+ public:
+  explicit SourceRows(const BoundWeight& weight) : entry_(weight.entry), source_(*weight.source) {
+    const int64_t element = kernels::FormatOf(source_.dtype).bytes;
+    row_bytes_ = entry_.cols == 1 ? element : kernels::RowBytes(source_.dtype, entry_.cols);
+    if (entry_.place.transposed) {
+      stride_ = source_.shape.back() * element;
+      gathered_.resize(row_bytes_);
+    }
+  }
+
+  const std::byte* Row(int64_t row) {
+    const int64_t at = entry_.place.Row(row);
+    if (!entry_.place.transposed) return source_.data.data() + at * row_bytes_;
+    const int64_t element = row_bytes_ / entry_.cols;
+    for (int64_t c = 0; c < entry_.cols; ++c) {
+      std::memcpy(gathered_.data() + c * element, source_.data.data() + c * stride_ + at * element,
+                  element);
+    }
+    return gathered_.data();
+  }
+
+ private:
+  const model::WeightEntry& entry_;
+  const model::SourceTensor& source_;
+  int64_t row_bytes_ = 0;
+  int64_t stride_ = 0;  // transposed: bytes from one of its columns to the next
+  std::vector<std::byte> gathered_;
+};
 
 /// Writes rows [begin, end) of the job's target, the first of them at `target`.
 void CopyRows(const Job& job, int64_t begin, int64_t end, std::byte* target) {
   const model::SourceTensor& source = *job.weight->source;
-  const int64_t source_cols = job.weight->entry.cols;
-  const int64_t source_row_bytes = source_cols == 1 ? kernels::FormatOf(source.dtype).bytes
-                                                    : kernels::RowBytes(source.dtype, source_cols);
+  SourceRows source_rows(*job.weight);
   const int64_t cols = job.slice.cols.size();
   const int64_t target_row_bytes = kernels::RowBytes(job.dtype, cols);
   const bool cuts = CutsBlocks(*job.weight, job.slice);
@@ -66,7 +104,7 @@ void CopyRows(const Job& job, int64_t begin, int64_t end, std::byte* target) {
   if (cuts) row.resize((end_block - first_block) * block.elements);
   if (!cuts && job.dtype == DType::kBF16 && source.dtype != DType::kBF16) row.resize(cols);
   for (int64_t i = begin; i < end; ++i) {
-    const std::byte* from = source.data.data() + (job.slice.rows.begin + i) * source_row_bytes;
+    const std::byte* from = source_rows.Row(job.slice.rows.begin + i);
     std::byte* to = target + (i - begin) * target_row_bytes;
     if (cuts) {
       kernels::Dequantize(source.dtype, from + first_block * block.bytes,
@@ -85,7 +123,31 @@ void CopyRows(const Job& job, int64_t begin, int64_t end, std::byte* target) {
       auto* out = reinterpret_cast<uint16_t*>(to);
       for (int64_t c = 0; c < cols; ++c) out[c] = kernels::ToBFloat16(row[c]);
     }
+    if (job.weight->entry.added != 0) *reinterpret_cast<float*>(to) += job.weight->entry.added;
   }
+}
+
+/// Puts the loaded tensor where the forward pass looks for it.
+void Place(const model::WeightEntry& entry, Tensor tensor, const parallel::RankShard& shard,
+           ShardWeights& loaded) {
+  if (entry.cols == 1) tensor = {tensor.data, tensor.dtype, 1, tensor.rows};
+  if (entry.layer < 0) {
+    loaded.shared[entry.role] = tensor;
+    return;
+  }
+  LayerWeights& layer = loaded.layers[entry.layer - shard.layers.begin];
+  if (entry.expert < 0) {
+    layer[entry.role] = tensor;
+    return;
+  }
+  // The table goes expert by expert.
+  if (layer.experts.empty() || layer.experts.back().expert != entry.expert) {
+    layer.experts.push_back({.expert = entry.expert, .gate = {}, .up = {}, .down = {}});
+  }
+  kernels::ExpertWeights& expert = layer.experts.back();
+  (entry.role == Role::kExpertGate ? expert.gate
+   : entry.role == Role::kExpertUp ? expert.up
+                                   : expert.down) = tensor;
 }
 
 /// Takes chunks of rows to the device: in place where the host may write device memory, else
@@ -200,12 +262,7 @@ absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
       loaded.bytes += count * row_bytes;
       progress(loaded.bytes, total);
     }
-    const model::WeightEntry& entry = job.weight->entry;
-    Tensor tensor = job.target;
-    if (entry.cols == 1) tensor = {tensor.data, tensor.dtype, 1, tensor.rows};
-    WeightSet& set =
-        entry.layer >= 0 ? loaded.layers[entry.layer - shard.layers.begin] : loaded.shared;
-    set[entry.role] = tensor;
+    Place(job.weight->entry, job.target, shard, loaded);
   }
   if (tied_embeddings && shard.last_stage) {
     loaded.shared[Role::kHead] = loaded.shared[Role::kEmbedding];

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/device.h"
+#include "kernels/ops.h"
 #include "kernels/tensor.h"
 #include "model/weights.h"
 #include "parallel/partition.h"
@@ -23,14 +24,19 @@ class WeightSet {
   }
 
  private:
-  std::array<kernels::Tensor, static_cast<size_t>(model::Role::kHead) + 1> tensors_;
+  std::array<kernels::Tensor, model::kRoles> tensors_;
+};
+
+/// A layer's tensors, and those of the experts that this rank holds, ascending.
+struct LayerWeights : WeightSet {
+  std::vector<kernels::ExpertWeights> experts;
 };
 
 /// One rank's part of a model. Matrices are [out, in] slices, vectors [1, n] float32.
 struct ShardWeights {
-  WeightSet shared;               // of no layer: embedding, final norm, head
-  std::vector<WeightSet> layers;  // [layers of this stage]
-  kernels::Buffer arena;          // holds them all
+  WeightSet shared;                  // of no layer: embeddings, final norm, head
+  std::vector<LayerWeights> layers;  // [layers of this stage]
+  kernels::Buffer arena;             // holds them all
   int64_t bytes = 0;
 };
 

@@ -22,6 +22,7 @@ void WriteKv(CpuDevice& device, const AttentionBatch& batch, Tensor k, Tensor v,
              const KvCache& cache);
 void Attention(CpuDevice& device, const AttentionParams& params, const AttentionBatch& batch,
                Tensor q, const KvCache& cache, Tensor out);
+void SigmoidGate(CpuDevice& device, Tensor gate, Tensor x);
 void RouteTopK(CpuDevice& device, Tensor logits, bool normalise, const Routing& routing);
 void ExpertFeedForward(CpuDevice& device, Activation activation, Tensor x, const Routing& routing,
                        std::span<const ExpertWeights> experts, const ExpertScratch& scratch,

@@ -44,6 +44,15 @@ void RouteRow(const KernelTable& kernels, const float* logits, int64_t experts, 
 
 }  // namespace
 
+void SigmoidGate(CpuDevice& device, Tensor gate, Tensor x) {
+  device.ParallelFor(x.rows, kMoveGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float factor = 1.0f / (1.0f + std::exp(-gate.f32()[t]));
+      for (int64_t c = 0; c < x.cols; ++c) x.f32()[t * x.cols + c] *= factor;
+    }
+  });
+}
+
 void RouteTopK(CpuDevice& device, Tensor logits, bool normalise, const Routing& routing) {
   const int count = routing.experts_per_token;
   device.ParallelFor(logits.rows, kRouteGrain, [&](int64_t begin, int64_t end) {

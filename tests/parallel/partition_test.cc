@@ -138,6 +138,9 @@ ModelDims RandomDims(std::mt19937& random) {
   dims.head_dim = Draw(random, 1, 5);
   dims.hidden = Draw(random, 1, 20);
   dims.feed_forward = Draw(random, 1, 500);
+  dims.expert_feed_forward = Draw(random, 1, 300);
+  dims.experts = static_cast<int>(Draw(random, 1, 20));
+  dims.shared_feed_forward = Draw(random, 1, 300);
   dims.vocabulary = Draw(random, 1, 700);
   dims.feed_forward_granularity = Draw(random, 0, 1) == 0 ? 1 : Draw(random, 1, 64);
   dims.layer_costs.assign(dims.layers, 1.0);
@@ -147,7 +150,8 @@ ModelDims RandomDims(std::mt19937& random) {
 }
 
 Layout RandomLayout(std::mt19937& random, const ModelDims& dims) {
-  const int64_t most = std::min({int64_t{dims.heads}, dims.feed_forward, dims.vocabulary});
+  const int64_t most = std::min({int64_t{dims.heads}, dims.feed_forward, dims.expert_feed_forward,
+                                 dims.shared_feed_forward, dims.vocabulary});
   return {.pp = static_cast<int>(Draw(random, 1, std::min(dims.layers, 6))),
           .dp = static_cast<int>(Draw(random, 1, 3)),
           .tp = static_cast<int>(Draw(random, 1, std::min<int64_t>(most, 30)))};
@@ -247,6 +251,14 @@ TEST(PlanShardsTest, RefusalsNameFlagSizeAndLimit) {
   expect(narrow, {.tp = 10},
          "--tensor-parallel-size 10: the model has 5 feed-forward rows and every rank needs one; "
          "the largest value that works is 5");
+  narrow.expert_feed_forward = 4;
+  narrow.experts = 3;
+  expect(narrow, {.tp = 5},
+         "--tensor-parallel-size 5: the model has 4 rows in an expert and every rank needs one; "
+         "the largest value that works is 4");
+  EXPECT_TRUE(PlanShards(narrow, {.tp = 5, .expert_parallel = true}).ok());
+  expect(dims, {.tp = 2, .expert_parallel = true},
+         "--enable-expert-parallel: the model has no experts; leave the flag out");
   narrow.vocabulary = 2;
   expect(narrow, {.tp = 3},
          "--tensor-parallel-size 3: the model has 2 vocabulary rows and every rank needs one; the "
@@ -283,6 +295,14 @@ std::pair<int64_t, int64_t> ShapeOf(ShardRule rule, const ModelDims& dims) {
       return {dims.feed_forward, dims.hidden};
     case ShardRule::kFeedForwardIn:
       return {dims.hidden, dims.feed_forward};
+    case ShardRule::kExpert:
+      return {dims.expert_feed_forward, dims.hidden};
+    case ShardRule::kExpertIn:
+      return {dims.hidden, dims.expert_feed_forward};
+    case ShardRule::kSharedExpert:
+      return {dims.shared_feed_forward, dims.hidden};
+    case ShardRule::kSharedExpertIn:
+      return {dims.hidden, dims.shared_feed_forward};
   }
   return {};
 }
@@ -295,9 +315,11 @@ TEST(SliceForTest, SlicesReassembleToTheWhole) {
     layout.pp = layout.dp = 1;
     const absl::StatusOr<std::vector<RankShard>> plan = PlanShards(dims, layout);
     ASSERT_TRUE(plan.ok());
-    for (const ShardRule rule : {ShardRule::kReplicate, ShardRule::kVocabulary,
-                                 ShardRule::kQueryHeads, ShardRule::kKvHeads, ShardRule::kHeadsIn,
-                                 ShardRule::kFeedForward, ShardRule::kFeedForwardIn}) {
+    for (const ShardRule rule :
+         {ShardRule::kReplicate, ShardRule::kVocabulary, ShardRule::kQueryHeads,
+          ShardRule::kKvHeads, ShardRule::kHeadsIn, ShardRule::kFeedForward,
+          ShardRule::kFeedForwardIn, ShardRule::kExpert, ShardRule::kExpertIn,
+          ShardRule::kSharedExpert, ShardRule::kSharedExpertIn}) {
       const auto [rows, cols] = ShapeOf(rule, dims);
       std::vector<int> held_rows(rows), held_cols(cols);  // by how many ranks
       for (const RankShard& shard : *plan) {

@@ -14,6 +14,7 @@ struct InProcessReplica::Rank {
   std::unique_ptr<kernels::Device> device;
   std::unique_ptr<parallel::Communicator> world;
   std::unique_ptr<parallel::Communicator> tensor_group;
+  std::unique_ptr<parallel::Communicator> stage_group;
   std::unique_ptr<StepRunner> runner;
   std::vector<StepOutput> outputs;  // of the plans that run, on the last stage; logits of its shard
 };
@@ -33,6 +34,7 @@ absl::Status InProcessReplica::OnAllRanks(const Body& body) {
       if (statuses[r].ok()) return;
       rank.runner.reset();
       rank.tensor_group.reset();
+      rank.stage_group.reset();
       rank.world.reset();
     });
   }
@@ -95,6 +97,9 @@ absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWe
       rank.world->Split(rank.shard.place.pp * options_.layout.dp + rank.shard.place.dp);
   if (!group.ok()) return group.status();
   rank.tensor_group = *std::move(group);
+  group = rank.world->Split(rank.shard.place.pp);
+  if (!group.ok()) return group.status();
+  rank.stage_group = *std::move(group);
   absl::StatusOr<ShardWeights> loaded =
       LoadShard(*rank.device, weights, spec().tied_embeddings, dims, rank.shard, options_.weights,
                 [](int64_t, int64_t) {});
@@ -109,7 +114,7 @@ absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWe
   options.kv_dtype = options_.kv_dtype;
   absl::StatusOr<std::unique_ptr<StepRunner>> runner =
       StepRunner::Create(*rank.device, spec(), rank.shard, *std::move(loaded), options, *rank.world,
-                         *rank.tensor_group);
+                         {*rank.tensor_group, *rank.stage_group});
   if (!runner.ok()) return runner.status();
   rank.runner = *std::move(runner);
   rank.runner->set_logits_observer([&rank](const v1::StepPlan&, kernels::Tensor logits) {

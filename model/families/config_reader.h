@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "model/checkpoint.h"
+#include "model/json_access.h"
+#include "model/spec.h"
+
+namespace shardline::model {
+
+/// Reads many keys of a configuration and keeps the first error, so that a family reads like a list
+/// of its keys. A read that failed yields a harmless value.
+class ConfigReader {
+ public:
+  explicit ConfigReader(const JsonAccess& access) : access_(access) {}
+
+  int64_t Int(const std::string& key) { return Take(access_.Int(key, 1, kMost), int64_t{1}); }
+  int64_t IntOr(const std::string& key, int64_t otherwise) {
+    return Take(access_.IntOr(key, 0, kMost, otherwise), int64_t{1});
+  }
+  /// A count, which fits an int.
+  int Count(const std::string& key) {
+    return static_cast<int>(Take(access_.Int(key, 1, INT32_MAX), int64_t{1}));
+  }
+  int CountOr(const std::string& key, int64_t otherwise) {
+    return static_cast<int>(Take(access_.IntOr(key, 0, INT32_MAX, otherwise), int64_t{1}));
+  }
+  float Number(const std::string& key, double low, double high, double otherwise) {
+    return static_cast<float>(Take(access_.NumberOr(key, low, high, otherwise), otherwise));
+  }
+  bool Bool(const std::string& key, bool otherwise) {
+    return Take(access_.BoolOr(key, otherwise), otherwise);
+  }
+  std::string Text(const std::string& key, const std::string& otherwise) {
+    return Take(access_.StringOr(key, otherwise), otherwise);
+  }
+  /// A list of exactly `size` strings or booleans, or, when absent, an empty one.
+  std::vector<std::string> TextList(const std::string& key, size_t size);
+  std::vector<int64_t> IntList(const std::string& key);
+
+  /// The number of layers, at most kMaxLayers: it sizes memory.
+  size_t Layers(const std::string& key) {
+    return static_cast<size_t>(Take(access_.Int(key, 1, kMaxLayers), int64_t{1}));
+  }
+  kernels::Activation Activation(const std::string& key, const std::string& otherwise);
+  /// One id or a list of ids, each in the vocabulary.
+  std::vector<int32_t> Tokens(const std::string& key, int64_t vocabulary);
+  /// `value` when it is ok.
+  template <typename T>
+  T Take(absl::StatusOr<T> value, T on_error) {
+    if (value.ok()) return *std::move(value);
+    Fail(value.status());
+    return on_error;
+  }
+  void Fail(absl::Status status) {
+    if (status_.ok()) status_ = std::move(status);
+  }
+
+  const JsonAccess& access() const { return access_; }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  static constexpr int64_t kMost = int64_t{1} << 40;  // Validate() knows the real bounds
+  const JsonAccess& access_;
+  absl::Status status_;
+};
+
+/// What nearly all decoders since Llama state alike in config.json: sizes, norm, activation, rotary
+/// positions (one table), embeddings, end-of-sequence tokens.
+ModelSpec SpecFromConfig(ConfigReader& read);
+
+/// The same from GGUF metadata, whose keys begin with the architecture's name; biases and tied
+/// embeddings by the tensors that are there, mixtures by "expert_count".
+ModelSpec SpecFromGguf(ConfigReader& read, const Checkpoint& checkpoint,
+                       const std::string& architecture);
+
+/// Where a checkpoint's configuration lies, for messages.
+std::string ConfigOrigin(const Checkpoint& checkpoint);
+
+}  // namespace shardline::model
