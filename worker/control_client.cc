@@ -42,8 +42,14 @@ class GrpcControlClient : public ControlClient {
   }
 
   void NotifyEnd(std::function<void(const absl::Status&)> on_end) override {
-    std::lock_guard lock(mutex_);
-    on_end_ = std::move(on_end);
+    {
+      std::lock_guard lock(mutex_);
+      if (!ended_) {
+        on_end_ = std::move(on_end);
+        return;
+      }
+    }
+    on_end(end_);
   }
 
   void Close() override {

@@ -25,7 +25,8 @@ class ControlClient {
   /// Waits for the coordinator's next message. At the stream's end: the status it ended with, never
   /// OK.
   virtual absl::StatusOr<v1::CoordinatorMessage> Next() = 0;
-  /// `on_end` runs on the reading thread once the stream has ended, however busy the rank is.
+  /// `on_end` runs on the reading thread once the stream has ended, however busy the rank is; here
+  /// and now when it has already.
   virtual void NotifyEnd(std::function<void(const absl::Status&)> on_end) = 0;
   /// Says that nothing more will be sent and waits for the coordinator to close, briefly.
   virtual void Close() = 0;

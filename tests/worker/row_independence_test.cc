@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "tests/worker/in_process_replica.h"
 #include "tests/worker/smollm2.h"
 #include "tests/worker/step_driver.h"
+#include "tests/worker/tiny_llama.h"
 
 namespace shardline::worker {
 namespace {
@@ -158,6 +160,46 @@ TEST(LayoutIndependence, HoldsForThreadsStagesAndPackedWeights) {
 
   const Logits two_ranks = logits_of({.layout = {.tp = 2}});
   EXPECT_EQ(Differences(logits_of({.layout = {.pp = 2, .tp = 2}}), two_ranks), "");
+}
+
+/// The largest difference in parts of the range of `b`.
+double Distance(const Logits& a, const Logits& b) {
+  double difference = 0, low = b[0][0], high = b[0][0];
+  for (size_t row = 0; row < b.size(); ++row) {
+    for (size_t i = 0; i < b[row].size(); ++i) {
+      difference = std::max(difference, std::abs(double{a[row][i]} - b[row][i]));
+      low = std::min(low, double{b[row][i]});
+      high = std::max(high, double{b[row][i]});
+    }
+  }
+  return difference / (high - low);
+}
+
+// Every position of a small model, also with more ranks than KV heads: a prefill of each prefix in
+// ragged batches equals one token a step; other numbers of tensor-parallel ranks are close.
+TEST(LayoutIndependence, HoldsAtEveryPositionOfASmallModel) {
+  const std::string model = TinyLlama().Write();
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < 50; ++i) tokens.push_back(i * 37 % 101);
+  Logits one_rank;
+  for (int tp = 1; tp <= 4; ++tp) {
+    Logits one_stage;
+    for (int pp = 1; pp <= 3; ++pp) {
+      const auto replica = InProcessReplica::Create(model, {.layout = {.pp = pp, .tp = tp}});
+      ASSERT_TRUE(replica.ok()) << replica.status();
+      StepDriver driver(**replica);
+      const auto stepwise = StepwiseLogits(driver, tokens, 0, 1);
+      const auto prefixes = PrefixLogits(driver, tokens, 0);
+      ASSERT_TRUE(stepwise.ok()) << stepwise.status();
+      ASSERT_TRUE(prefixes.ok()) << prefixes.status();
+      ASSERT_EQ(stepwise->size(), tokens.size());
+      EXPECT_EQ(Differences(*prefixes, *stepwise), "") << "TP=" << tp << " PP=" << pp;
+      if (pp == 1) one_stage = *stepwise;
+      EXPECT_EQ(Differences(*stepwise, one_stage), "") << "TP=" << tp << " PP=" << pp;
+    }
+    if (tp == 1) one_rank = one_stage;
+    EXPECT_LE(Distance(one_stage, one_rank), 1e-5) << "TP=" << tp;
+  }
 }
 
 }  // namespace
