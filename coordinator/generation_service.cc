@@ -324,7 +324,7 @@ class GenerationService : public Methods {
       absl::StatusOr<std::string> rendered = RenderChat(served_, request.chat());
       if (!rendered.ok()) return rendered.status();
       tokens = EncodeRenderedChat(served_, *rendered);
-      response.set_rendered(*std::move(rendered));
+      response.set_rendered(SpecialFence::Unfence(*rendered));
     }
     if (!tokens.ok()) return tokens.status();
     response.mutable_token_ids()->Add(tokens->begin(), tokens->end());

@@ -128,7 +128,8 @@ absl::StatusOr<std::string> RenderChat(const ServedModel& served, const v1::Chat
   nlohmann::json messages = nlohmann::json::array();
   for (const v1::ChatMessage& message : chat.messages()) {
     if (message.role().empty()) return absl::InvalidArgumentError("a chat message has no role");
-    messages.push_back({{"role", message.role()}, {"content", message.content()}});
+    messages.push_back({{"role", served.special_fence.Fence(message.role())},
+                        {"content", served.special_fence.Fence(message.content())}});
   }
   return served.model.chat_template->Render({{"messages", std::move(messages)},
                                              {"add_generation_prompt", true},
@@ -150,8 +151,7 @@ absl::StatusOr<std::vector<int32_t>> EncodeRenderedChat(const ServedModel& serve
   if (served.model.tokenizer == nullptr) {
     return absl::FailedPreconditionError("the model has no tokenizer");
   }
-  // The template wrote the special tokens, BOS among them.
-  return served.model.tokenizer->Encode(rendered, {/*parse_special=*/true, /*add_special=*/false});
+  return SpecialFence::Encode(*served.model.tokenizer, rendered);
 }
 
 absl::StatusOr<PreparedRequest> Prepare(const ServedModel& served,

@@ -4,6 +4,7 @@
 
 #include "absl/status/statusor.h"
 #include "coordinator/scheduler.h"
+#include "coordinator/special_fence.h"
 #include "model/model.h"
 #include "shardline/v1/generation.pb.h"
 
@@ -13,6 +14,7 @@ namespace shardline::coordinator {
 struct ServedModel {
   std::string name;
   model::Model model;
+  SpecialFence special_fence;
   int max_model_len = 0;
 };
 
@@ -31,7 +33,8 @@ absl::StatusOr<PreparedRequest> Prepare(const ServedModel& served,
 /// kNotFound unless `name` is empty or the served model's.
 absl::Status CheckModelName(const ServedModel& served, const std::string& name);
 
-/// The chat template's rendering of `chat`, ending where the assistant begins.
+/// The chat template's rendering of `chat`, ending where the assistant begins, with fences around
+/// special tokens that the messages spell.
 absl::StatusOr<std::string> RenderChat(const ServedModel& served, const v1::Chat& chat);
 
 /// Token ids of a text or of a rendered chat.

@@ -73,6 +73,9 @@ absl::StatusOr<ServedModel> OpenServedModel(const ServerConfig& config) {
                                                    spec.max_positions, " positions"));
   }
   served.model = *std::move(model);
+  if (served.model.tokenizer != nullptr) {
+    served.special_fence = SpecialFence(*served.model.tokenizer);
+  }
   if (!served.model.chat_template_error.empty()) {
     spdlog::warn("the chat template cannot be used: {}", served.model.chat_template_error);
   }
