@@ -6,6 +6,7 @@ Usage: cli_test.py PATH_OF_SHARDLINE. Only the standard library is needed.
 import os
 import pathlib
 import pty
+import re
 import select
 import shutil
 import signal
@@ -41,9 +42,34 @@ class Usage(unittest.TestCase):
             result = run(command, "--help")
             self.assertEqual(result.returncode, 0)
             self.assertIn("Example", result.stdout, command)
-            flags = [line for line in result.stdout.splitlines() if line.startswith("  --")]
-            for flag in flags:
-                self.assertIn("(Env:SHARDLINE_", flag, command)
+
+    def test_every_flag_is_an_environment_variable(self):
+        flags = {}
+        commands = [(SHARDLINE, c) for c in ["up", "generate", "chat", "status", "models", "tokenize"]]
+        for program, *command in [*commands, *((SHARDLINE.parent / name,) for name in
+                                               ["shardline-coordinator", "shardline-worker"])]:
+            text = run(*command, "--help", program=program).stdout
+            flags[(program.name, *command)] = set()
+            # A long flag's help begins on the next line.
+            for flag, line in re.findall(r"^  (?:-\w,)?--([\w-]+)(.*)$", text, re.MULTILINE):
+                if flag not in ("help", "version"):
+                    variable = "SHARDLINE_" + flag.upper().replace("-", "_")
+                    self.assertIn(f"(Env:{variable})", line, (program, command))
+                    flags[(program.name, *command)].add(flag)
+        self.assertTrue(all(flags.values()), flags)
+        # What can be said to the coordinator can be said to `up`.
+        self.assertEqual(flags[("shardline-coordinator",)] - flags[("shardline", "up")], set())
+        # A variable counts as its flag does: a bad value is refused, and named.
+        for program, variable, value in [
+                ("shardline-coordinator", "SHARDLINE_TENSOR_PARALLEL_SIZE", "two"),
+                ("shardline-coordinator", "SHARDLINE_STEP_TIMEOUT", "0"),
+                ("shardline-coordinator", "SHARDLINE_LOG_LEVEL", "loud"),
+                ("shardline-worker", "SHARDLINE_THREADS", "-1"),
+                ("shardline-worker", "SHARDLINE_LOG_LEVEL", "loud")]:
+            result = run(*(["x.gguf"] if program == "shardline-coordinator" else []),
+                         program=SHARDLINE.parent / program, **{variable: value})
+            self.assertEqual(result.returncode, 2, result)
+            self.assertIn("--" + variable[10:].lower().replace("_", "-"), result.stderr)
 
     def test_version(self):
         self.assertRegex(run("--version").stdout, r"^shardline \d+\.\d+\.\d+\n$")
