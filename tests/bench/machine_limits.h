@@ -1,0 +1,20 @@
+#pragma once
+
+#include "kernels/device.h"
+
+namespace shardline::bench {
+
+/// What this machine can do with a device's threads, measured now; 0 where the CPU lacks the
+/// instructions. Rates count a multiply and an add as two.
+struct MachineLimits {
+  double read_bytes = 0;  // per second, from memory, each byte once
+  double fma_flops = 0;   // float32 fused multiply-add in the widest vectors
+  double bf16_flops = 0;  // vdpbf16ps
+  double int8_ops = 0;    // vpdpbusd
+};
+
+/// Takes about a second. Best of several tries: what neighbours take away is no limit. `cpu_time`,
+/// for a device of one thread: in that thread's CPU time.
+MachineLimits MeasureLimits(kernels::Device& device, bool cpu_time);
+
+}  // namespace shardline::bench
