@@ -26,6 +26,8 @@ constexpr std::string_view kStringMethods[] = {
     "lower", "title",  "capitalize", "find",       "count",    "splitlines", "join"};
 constexpr std::string_view kDictMethods[] = {"items", "keys", "values", "get"};
 
+constexpr size_t kMaxCharacters = 1 << 18;
+
 template <size_t N>
 bool Lists(const std::string_view (&names)[N], std::string_view name) {
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
@@ -188,7 +190,8 @@ absl::StatusOr<Value> Indent(const Value& input, const Arguments& args, int64_t 
   const Value* first = args.Get(1, "first");
   std::string out;
   bool begin = true;
-  for (const std::string_view line : SplitLines(ToText(input))) {
+  const std::string text = ToText(input);
+  for (const std::string_view line : SplitLines(text)) {
     if (!begin) out += '\n';
     if ((begin ? first != nullptr && Truth(*first) : !line.empty())) out += std::string(width, ' ');
     out += line;
@@ -260,6 +263,9 @@ absl::StatusOr<std::vector<Value>> Iterate(const Value& value) {
     for (const auto& [key, item] : value.json().items()) items.push_back(Value::Of(key));
   } else if (value.IsString()) {
     const std::string_view text = value.string();
+    if (text.size() > kMaxCharacters) {
+      return absl::ResourceExhaustedError("too long a text to be taken apart into characters");
+    }
     for (size_t i = 0; i < text.size();) {
       const size_t bytes = CodePointBytes(text.substr(i));
       items.push_back(Value::Of(std::string(text.substr(i, bytes))));
@@ -298,6 +304,17 @@ absl::StatusOr<bool> Contains(const Value& container, const Value& item) {
   }
   if (container.IsUndefined()) return false;
   return Bad("\"in\" needs a text, a list or a dict");
+}
+
+int64_t FilterWork(std::string_view name, const Value& input) {
+  if (!input.IsData()) return 0;
+  if (name == "default" || name == "d") return 0;
+  if (input.IsString()) return static_cast<int64_t>(input.string().size());
+  const int64_t elements = static_cast<int64_t>(input.json().size());
+  if (name == "length" || name == "count") return 0;
+  if (name == "first" || name == "last") return elements * kElementBytes;
+  if (name == "unique") return Weight(input.json()) + elements * elements;
+  return Weight(input.json());
 }
 
 absl::StatusOr<Value> CallFilter(std::string_view name, const Value& input, const Arguments& args,

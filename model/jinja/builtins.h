@@ -26,6 +26,8 @@ struct Arguments {
 /// kInvalidArgument without a line; `max_bytes` bounds what one call may make.
 absl::StatusOr<Value> CallFilter(std::string_view name, const Value& input, const Arguments& args,
                                  int64_t max_bytes);
+/// How many bytes CallFilter reads or copies, about.
+int64_t FilterWork(std::string_view name, const Value& input);
 absl::StatusOr<bool> CallTest(std::string_view name, const Value& input, const Arguments& args);
 absl::StatusOr<Value> CallMethod(const Value& receiver, const std::string& name,
                                  const Arguments& args, int64_t max_bytes);

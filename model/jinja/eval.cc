@@ -17,9 +17,9 @@ namespace {
 using Kind = Node::Kind;
 
 constexpr int64_t kMaxRange = 100'000;
-constexpr int kMaxNesting = 64;  // of data that a template builds
-constexpr int kDepthFactor = 8;  // evaluation may go this much deeper than the source nests
-constexpr int64_t kBytesPerElement = 16;  // what an array element counts as
+constexpr int kMaxNesting = 64;         // of data that a template builds
+constexpr int kDepthFactor = 8;         // evaluation may go this much deeper than the source nests
+constexpr int64_t kBytesPerStep = 128;  // bytes read or copied that count as a step
 
 /// Walks the tree. The first error sticks; every function returns at once after it.
 class Evaluator {
@@ -54,7 +54,8 @@ class Evaluator {
     return {};
   }
   bool Step(const Node& node) {
-    if (++steps_ > limits_.max_steps) Exhausted(node, "too many steps");
+    ++steps_;
+    if (steps_ > limits_.max_steps) Exhausted(node, "too many steps");
     if (depth_ > kDepthFactor * limits_.max_depth) Exhausted(node, "nested too deep");
     return ok();
   }
@@ -66,16 +67,24 @@ class Evaluator {
    private:
     int& depth_;
   };
-  /// Text that a template builds counts as work, so that steps bound time and memory.
-  bool Charge(const Node& node, size_t bytes) {
-    if (static_cast<int64_t>(bytes) > limits_.max_output_bytes) Exhausted(node, "too long a text");
-    steps_ += static_cast<int64_t>(bytes / 1024);
+  /// What is read and copied counts as work, so that steps bound time and memory.
+  bool Work(const Node& node, int64_t bytes) {
+    steps_ += std::min(bytes, limits_.max_steps * kBytesPerStep) / kBytesPerStep;
+    if (steps_ > limits_.max_steps) Exhausted(node, "too many steps");
     return ok();
   }
-  void Append(const Node& node, std::string_view text, std::string& out) {
-    if (Charge(node, out.size() + text.size())) out += text;
-    steps_ -= static_cast<int64_t>(out.size() / 1024);  // appending does not copy what is there
+  /// Before a value of so many bytes is made.
+  bool Charge(const Node& node, int64_t bytes) {
+    if (bytes > limits_.max_output_bytes) Exhausted(node, "too long a text or list");
+    return Work(node, bytes);
   }
+  void Append(const Node& node, std::string_view text, std::string& out) {
+    if (static_cast<int64_t>(out.size() + text.size()) > limits_.max_output_bytes) {
+      Exhausted(node, "too long a text");
+    }
+    if (Work(node, static_cast<int64_t>(text.size()))) out += text;
+  }
+  int64_t WeightOf(const Value& value) const { return value.IsData() ? Weight(value.json()) : 0; }
 
   template <typename T>
   Value Settle(const Node& node, absl::StatusOr<T> result) {
@@ -91,11 +100,7 @@ class Evaluator {
     } else {
       value = *std::move(result);
     }
-    if (value.IsString()) Charge(node, value.string().size());
-    if (value.IsArray()) {
-      Charge(node, value.json().size() * kBytesPerElement);
-      steps_ += static_cast<int64_t>(value.json().size());
-    }
+    Charge(node, WeightOf(value));
     return value;
   }
 
@@ -115,7 +120,7 @@ class Evaluator {
         Append(node, node.text, out);
         return Flow::kNext;
       case Kind::kOutput:
-        Append(node, ToText(Eval(*node.kids[0])), out);
+        Output(node, Eval(*node.kids[0]), out);
         return Flow::kNext;
       case Kind::kIf:
         for (size_t i = 0; i + 1 < node.kids.size(); i += 2) {
@@ -155,6 +160,11 @@ class Evaluator {
     }
   }
 
+  void Output(const Node& node, const Value& value, std::string& out) {
+    if (!ok() || !Charge(node, WeightOf(value))) return;
+    Append(node, ToText(value), out);
+  }
+
   void Assign(const Node& node, Value value) {
     if (!ok()) return;
     if (node.names.size() == 1) {
@@ -178,11 +188,8 @@ class Evaluator {
   Flow ExecuteFor(const Node& node, std::string& out) {
     const Value iterable = Eval(*node.kids[0]);
     if (!ok()) return Flow::kNext;
-    absl::StatusOr<std::vector<Value>> all = Iterate(iterable);
-    if (!all.ok()) {
-      Fail(node, std::string(all.status().message()));
-      return Flow::kNext;
-    }
+    absl::StatusOr<std::vector<Value>> all = Elements(node, iterable);
+    if (!all.ok()) return Flow::kNext;
     std::vector<Value> items;
     for (Value& item : *all) {
       if (node.kids[1] != nullptr) {
@@ -219,6 +226,17 @@ class Evaluator {
       if (flow == Flow::kBreak) break;
     }
     return Flow::kNext;
+  }
+
+  /// Iterate(), each element a step; the status is set when it fails.
+  absl::StatusOr<std::vector<Value>> Elements(const Node& node, const Value& value) {
+    absl::StatusOr<std::vector<Value>> all = Iterate(value);
+    if (!all.ok()) {
+      Settle(node, absl::StatusOr<Value>(all.status()));
+    } else if (!Work(node, static_cast<int64_t>(all->size()) * kBytesPerStep)) {
+      return status_;
+    }
+    return all;
   }
 
   bool BindTargets(const Node& node, const Value& item) {
@@ -283,18 +301,26 @@ class Evaluator {
       case Kind::kFilter: {
         const Value input = Eval(*node.kids[0]);
         const Arguments args = EvalArguments(node);
-        if (!ok()) return {};
+        if (!ok() || !Work(node, FilterWork(node.text, input) + WeightOf(args))) return {};
         return Settle(node, CallFilter(node.text, input, args, limits_.max_output_bytes));
       }
       case Kind::kTest: {
         const Value input = Eval(*node.kids[0]);
         const Arguments args = EvalArguments(node);
-        if (!ok()) return {};
+        if (!ok() || !Work(node, WeightOf(args))) return {};
+        if (input.IsString()) Work(node, WeightOf(input));
         return Settle(node, CallTest(node.text, input, args));
       }
       default:
         return Fail(node, "not an expression");
     }
+  }
+
+  int64_t WeightOf(const Arguments& args) const {
+    int64_t bytes = 0;
+    for (const Value& value : args.positional) bytes += WeightOf(value);
+    for (const auto& [name, value] : args.named) bytes += WeightOf(value);
+    return bytes;
   }
 
   Arguments EvalArguments(const Node& node) {
@@ -316,10 +342,7 @@ class Evaluator {
       return nullptr;
     }
     if (Nesting(value.json()) >= kMaxNesting) Exhausted(node, "data nested too deep");
-    Charge(node, value.IsString() ? value.string().size() : 0);
-    if (value.json().is_structured()) {
-      steps_ += static_cast<int64_t>(value.json().size());
-    }
+    if (!Charge(node, WeightOf(value))) return nullptr;
     return value.json();
   }
 
@@ -368,6 +391,11 @@ class Evaluator {
     if (op == "or") return Truth(left) ? left : Eval(*node.kids[1]);
     const Value right = Eval(*node.kids[1]);
     if (!ok()) return {};
+    // Comparing and searching read both sides.
+    if (op == "==" || op == "!=" || op == "in" || op == "not in") {
+      const bool by_key = op.ends_with("in") && right.IsObject();
+      if (!Work(node, by_key ? 0 : WeightOf(left) + WeightOf(right))) return {};
+    }
     if (op == "==") return Value::Of(Equal(left, right));
     if (op == "!=") return Value::Of(!Equal(left, right));
     if (op == "in") return Settle(node, Contains(right, left));
@@ -382,10 +410,9 @@ class Evaluator {
       return Value::Of(!Truth(worse));
     }
     if (op == "~") {
+      if (!Charge(node, WeightOf(left) + WeightOf(right))) return {};
       std::string text = ToText(left);
-      if (!Charge(node, text.size())) return {};
       text += ToText(right);
-      if (!Charge(node, text.size())) return {};
       return Value::Of(std::move(text));
     }
     return Arithmetic(node, op, left, right);
@@ -397,9 +424,9 @@ class Evaluator {
       return Value::Of(left.string() + right.string());
     }
     if (op == "+" && left.IsArray() && right.IsArray()) {
-      Json list = DataOf(node, left);
+      if (!Charge(node, WeightOf(left) + WeightOf(right))) return {};
+      Json list = left.json();
       for (const Json& item : right.json()) list.push_back(item);
-      Charge(node, list.size() * kBytesPerElement);
       return Value::Of(std::move(list));
     }
     if (op == "*" && left.IsString() && right.IsInteger()) {
@@ -430,7 +457,9 @@ class Evaluator {
     if (op == "*") return Value::Of(a * b);
     if (op == "**") {
       const double power = std::pow(a, b);
-      if (left.IsInteger() && right.IsInteger() && b >= 0 && std::abs(power) < 9e15) {
+      if (left.IsInteger() && right.IsInteger() && b >= 0) {
+        // Beyond what a double counts exactly, Python has integers without bound; we do not.
+        if (!(std::abs(power) < 9e15)) return Fail(node, "integer overflow");
         return Value::Of(static_cast<int64_t>(power));
       }
       return Value::Of(power);
@@ -490,16 +519,17 @@ class Evaluator {
       return Fail(node, absl::StrCat("\"", object.name, "\" is undefined"));
     }
     if (!index.IsInteger()) return Fail(node, "an index must be an integer or a text");
-    const absl::StatusOr<std::vector<Value>> items =
-        object.IsString() ? Iterate(object)
-                          : absl::StatusOr<std::vector<Value>>(std::vector<Value>());
-    const int64_t size =
-        static_cast<int64_t>(object.IsArray() ? object.json().size() : items->size());
+    if (!object.IsString() && !object.IsArray()) return Value::Undefined("an element of no list");
+    if (object.IsString() && !Work(node, WeightOf(object))) return {};
+    const int64_t size = static_cast<int64_t>(object.IsArray() ? object.json().size()
+                                                               : CodePointCount(object.string()));
     int64_t at = index.json().get<int64_t>();
     if (at < 0) at += size;
     if (at < 0 || at >= size) return Value::Undefined("an element beyond the end");
-    steps_ += object.IsString() ? size / 16 : 0;
-    return object.IsArray() ? object.Part(object.json()[at]) : (*items)[at];
+    if (object.IsArray()) return object.Part(object.json()[at]);
+    const std::string_view rest =
+        std::string_view(object.string()).substr(CodePointOffset(object.string(), at));
+    return Value::Of(std::string(rest.substr(0, CodePointBytes(rest))));
   }
 
   Value EvalSlice(const Node& node) {
@@ -517,8 +547,9 @@ class Evaluator {
     if (!ok()) return {};
     if (!object.IsString() && !object.IsArray())
       return Fail(node, "only texts and lists have slices");
-    const absl::StatusOr<std::vector<Value>> items = Iterate(object);
-    const int64_t size = static_cast<int64_t>(items->size());
+    if (!Charge(node, WeightOf(object))) return {};
+    const int64_t size = static_cast<int64_t>(object.IsArray() ? object.json().size()
+                                                               : CodePointCount(object.string()));
     const int64_t step = std::clamp<int64_t>(bounds[2], -size - 1, size + 1);
     if (step == 0) return Fail(node, "a slice's step cannot be 0");
     const int64_t low = step > 0 ? 0 : -1;
@@ -530,6 +561,13 @@ class Evaluator {
     };
     const int64_t start = place(0, step > 0 ? 0 : size - 1);
     const int64_t stop = place(1, step > 0 ? size : -1);
+    if (object.IsString() && step == 1) {
+      const size_t begin = CodePointOffset(object.string(), start);
+      const size_t end = CodePointOffset(object.string(), std::max(start, stop));
+      return Value::Of(object.string().substr(begin, end - begin));
+    }
+    const absl::StatusOr<std::vector<Value>> items = Elements(node, object);
+    if (!items.ok()) return {};
     Json list = Json::array();
     std::string text;
     for (int64_t i = start; step > 0 ? i < stop : i > stop; i += step) {
@@ -539,9 +577,7 @@ class Evaluator {
         list.push_back((*items)[i].json());
       }
     }
-    steps_ += size / 16;
-    return Settle(node, absl::StatusOr<Value>(object.IsString() ? Value::Of(std::move(text))
-                                                                : Value::Of(std::move(list))));
+    return object.IsString() ? Value::Of(std::move(text)) : Value::Of(std::move(list));
   }
 
   Value EvalCall(const Node& node) {
@@ -555,6 +591,8 @@ class Evaluator {
         return CallFunction(node, callee.name, args);
       case Value::Kind::kMethod: {
         const Value receiver = Value::Share(callee.data);
+        const bool by_key = receiver.IsObject() && callee.name == "get";
+        if (!Work(node, WeightOf(args) + (by_key ? 0 : WeightOf(receiver)))) return {};
         return Settle(node, CallMethod(receiver, callee.name, args, limits_.max_output_bytes));
       }
       default:
@@ -588,7 +626,7 @@ class Evaluator {
     Execute(*macro.kids[0], text);
     scopes_.resize(1);
     for (Scope& caller : callers) scopes_.push_back(std::move(caller));
-    Charge(node, text.size());
+    Charge(node, static_cast<int64_t>(text.size()));
     return Value::Of(std::move(text));
   }
 

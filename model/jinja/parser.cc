@@ -325,7 +325,7 @@ class Parser {
     const auto operand = [&] {
       if (first == "+") return ParseLeft({"~"});
       if (first == "~") return ParseLeft({"*", "//", "/", "%"});
-      return ParseUnary();
+      return ParsePower();
     };
     NodePtr left = operand();
     for (int links = 0; status_.ok() && !LinkTooLong(links);) {
@@ -339,18 +339,27 @@ class Parser {
     return left;
   }
 
-  NodePtr ParseUnary() {
+  /// Unlike Python's, Jinja's ** is left-associative and binds less than a sign.
+  NodePtr ParsePower() {
+    NodePtr left = ParseUnary(true);
+    for (int links = 0; SkipOperator("**") && !LinkTooLong(links);) {
+      left = MakeBinary("**", std::move(left), ParseUnary(true));
+    }
+    return left;
+  }
+
+  NodePtr ParseUnary(bool with_filters) {
     const Deeper deeper(*this);
     NodePtr node;
     if (IsOperator("-") || IsOperator("+")) {
       node = Make(Kind::kUnary);
       node->text = Take().text;
-      node->kids.push_back(ParseUnary());
-      return node;
+      node->kids.push_back(ParseUnary(false));
+    } else {
+      node = ParsePrimary();
     }
-    node = ParsePostfix(ParsePrimary());
-    if (SkipOperator("**")) node = MakeBinary("**", std::move(node), ParseUnary());
-    return ParseFilters(std::move(node));
+    node = ParsePostfix(std::move(node));
+    return with_filters ? ParseFilters(std::move(node)) : std::move(node);
   }
 
   NodePtr MakeConstant(nlohmann::json value) const {

@@ -94,4 +94,19 @@ int Nesting(const Json& json) {
   return deepest + 1;
 }
 
+int64_t Weight(const Json& json) {
+  if (json.is_string()) {
+    return kElementBytes + static_cast<int64_t>(json.get_ref<const std::string&>().size());
+  }
+  int64_t bytes = kElementBytes;
+  if (json.is_object()) {
+    for (const auto& [key, item] : json.items()) {
+      bytes += 2 * kElementBytes + static_cast<int64_t>(key.size()) + Weight(item);
+    }
+  } else if (json.is_array()) {
+    for (const Json& item : json) bytes += Weight(item);
+  }
+  return bytes;
+}
+
 }  // namespace shardline::jinja

@@ -53,5 +53,8 @@ std::string ToText(const Value& value);
 std::string ToJsonText(const Json& json, int indent);
 /// How deep arrays and objects nest.
 int Nesting(const Json& json);
+/// Bytes that a copy takes, about.
+constexpr int64_t kElementBytes = 32;
+int64_t Weight(const Json& json);
 
 }  // namespace shardline::jinja
