@@ -36,6 +36,12 @@ constexpr Meaning kMeanings[] = {
     {grpc::StatusCode::DATA_LOSS, "DATA_LOSS", kInternal, ""},
 };
 
+const Meaning* Find(int code) {
+  const auto* const found = std::find_if(std::begin(kMeanings), std::end(kMeanings),
+                                         [&](const Meaning& one) { return one.code == code; });
+  return found == std::end(kMeanings) ? nullptr : found;
+}
+
 /// True when the request never reached a server, by gRPC's own words.
 bool NeverConnected(const grpc::Status& status) {
   const std::string message = status.error_message();
@@ -45,12 +51,15 @@ bool NeverConnected(const grpc::Status& status) {
 
 }  // namespace
 
+std::string NameOfCode(int code) {
+  const Meaning* const meaning = Find(code);
+  return meaning == nullptr ? "UNKNOWN" : meaning->name;
+}
+
 ExitCode Report(const grpc::Status& status, const std::string& address) {
   if (status.ok()) return kOk;
-  const auto* meaning =
-      std::find_if(std::begin(kMeanings), std::end(kMeanings),
-                   [&](const Meaning& one) { return one.code == status.error_code(); });
-  if (meaning == std::end(kMeanings)) {
+  const Meaning* const meaning = Find(status.error_code());
+  if (meaning == nullptr) {
     std::cerr << "error: code " << status.error_code() << ": " << status.error_message() << '\n';
     return kInternal;
   }

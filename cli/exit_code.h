@@ -16,7 +16,11 @@ enum ExitCode : int {
   kDeadline = 5,
   kCancelled = 6,
   kStartFailed = 7,  // `up`: the cluster did not start, or could not be kept running
+  kSomeFailed = 8,   // `batch`: every line is answered, some with an error
 };
+
+/// "INVALID_ARGUMENT" of a gRPC status code.
+std::string NameOfCode(int code);
 
 /// Prints "error: CODE: message", with a hint, to stderr; returns the exit code for it.
 ExitCode Report(const grpc::Status& status, const std::string& address);

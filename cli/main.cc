@@ -6,6 +6,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "cli/batch.h"
 #include "cli/chat.h"
 #include "cli/exit_code.h"
 #include "cli/flags.h"
@@ -30,6 +31,7 @@ Exit codes:
   5  deadline passed
   6  cancelled: interrupted, or nobody reads the output
   7  the cluster did not start, or could not be kept running
+  8  batch: every line is answered, some with an error
 
 Examples:
   shardline up model.gguf --tensor-parallel-size 2
@@ -55,6 +57,20 @@ Examples:
   shardline generate --chat --temperature 0 --stats "Name three rivers."
   shardline generate --json --seed 7 --stop END < prompt.txt)";
 
+constexpr char kBatchFooter[] =
+    R"(A line of INPUT is one request, a JSON object:
+  {"id": "a", "prompt": "Once upon a time", "max_tokens": 50, "temperature": 0}
+  {"id": "b", "messages": [{"role": "user", "content": "Name three rivers."}]}
+or OpenAI's batch line, for /v1/chat/completions or /v1/completions:
+  {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": ...}}
+Each gets exactly one line of OUTPUT, in the order in which they finish. A batch that was stopped or
+killed goes on where it was when the same command is given again. Flags hold for lines that do not
+say otherwise.
+
+Examples:
+  shardline batch --input prompts.jsonl --output results.jsonl
+  shardline batch --input prompts.jsonl --output results.jsonl --max-tokens 200 --temperature 0)";
+
 constexpr char kChatFooter[] =
     R"(/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer.
 From a pipe, each line is a message.
@@ -78,6 +94,7 @@ ExitCode NoText() { return ReportUsage("there is no text; give it as an argument
 struct Commands {
   UpOptions up;
   GenerateOptions generate, chat;
+  BatchOptions batch;
   ClientOptions status, models, tokenize;
   bool raw = false;
   bool json = false, watch = false;
@@ -100,6 +117,24 @@ void AddGenerate(CLI::App& app, Commands& commands) {
   AddSamplingFlags(generate, options.sampling);
 }
 
+void AddBatch(CLI::App& app, BatchOptions& options) {
+  CLI::App& batch = *app.add_subcommand("batch", "Answer a file of requests, resumably");
+  batch.footer(kBatchFooter);
+  AddOption(batch, "input", options.input, "A file of requests, one JSON object a line")
+      ->required()
+      ->check(CLI::ExistingFile);
+  AddOption(batch, "output", options.output, "Where the answers go, a line each")->required();
+  AddOption(batch, "concurrency", options.concurrency, "Requests that are open at once")
+      ->check(CLI::Range(1, 100'000));
+  AddOption(batch, "retry-timeout", options.retry_timeout,
+            "Seconds without any answer until a busy or absent server is given up")
+      ->check(CLI::Range(0.0, 1e9));
+  AddOption(batch, "batch-seed", options.defaults.seed,
+            "Lines without a seed get one from this and their id");
+  AddClientFlags(batch, options.client);
+  AddSamplingFlags(batch, options.defaults.sampling);
+}
+
 void AddCommands(CLI::App& app, Commands& commands) {
   CLI::App& up = *app.add_subcommand(
       "up", "Start a cluster on this machine: a coordinator, and one MPI rank a device");
@@ -107,6 +142,7 @@ void AddCommands(CLI::App& app, Commands& commands) {
   AddUpFlags(up, commands.up);
 
   AddGenerate(app, commands);
+  AddBatch(app, commands.batch);
 
   CLI::App& chat = *app.add_subcommand("chat", "Talk to the model");
   chat.footer(kChatFooter);
@@ -146,6 +182,10 @@ ExitCode Run(const CLI::App& app, Commands& commands) {
       return NoText();
     BlockStopSignals();
     return RunGenerate(commands.generate);
+  }
+  if (app.got_subcommand("batch")) {
+    BlockStopSignals();
+    return RunBatch(commands.batch);
   }
   if (app.got_subcommand("chat")) {
     BlockStopSignals();

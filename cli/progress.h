@@ -3,18 +3,17 @@
 #include <chrono>
 #include <string>
 
+#include "cli/status_line.h"
 #include "shardline/v1/admin.pb.h"
 
 namespace shardline::cli {
 
-/// Shows on stderr how far a replica's start is: one line that changes on a terminal, else a line
-/// a second at most, and none twice.
+/// Shows on stderr how far a replica's start is.
 class Progress {
  public:
-  Progress();
   void Show(const v1::ReplicaStatus& replica);
-  /// Takes the line off the terminal; to be called before anything else is printed.
-  void Clear();
+  /// To be called before anything else is printed.
+  void Clear() { line_.Clear(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -22,10 +21,7 @@ class Progress {
   /// "loading weights [=====     ]  54 %  53.1 of 98.4 MB, 1.20 GB/s"
   std::string Loading(const v1::ReplicaStatus& replica);
 
-  const bool terminal_;
-  bool shown_ = false;
-  Clock::time_point last_;
-  std::string last_text_;
+  StatusLine line_{std::chrono::seconds(1)};
   Clock::time_point load_start_;
   uint64_t load_epoch_ = 0;
   bool loading_ = false;

@@ -15,7 +15,8 @@ namespace shardline::model {
 /// built.
 class Bpe {
  public:
-  /// Vocabulary entry `spelling` (byte-level spelling) has this id. Errors say what the list must be.
+  /// Vocabulary entry `spelling` (byte-level spelling) has this id. Errors say what the list must
+  /// be.
   absl::Status AddToken(std::string_view spelling, int32_t id);
   /// The next merge, in order of priority. kInvalidArgument when a part or the whole is not in the
   /// vocabulary.

@@ -38,14 +38,14 @@ class Usage(unittest.TestCase):
         text = run("--help").stdout
         for words in ["Exit codes", "Examples", "SHARDLINE_MAX_TOKENS", "generate", "status"]:
             self.assertIn(words, text)
-        for command in ["up", "generate", "chat", "status", "models", "tokenize"]:
+        for command in ["up", "generate", "batch", "chat", "status", "models", "tokenize"]:
             result = run(command, "--help")
             self.assertEqual(result.returncode, 0)
             self.assertIn("Example", result.stdout, command)
 
     def test_every_flag_is_an_environment_variable(self):
         flags = {}
-        commands = [(SHARDLINE, c) for c in ["up", "generate", "chat", "status", "models", "tokenize"]]
+        commands = [(SHARDLINE, c) for c in ["up", "generate", "batch", "chat", "status", "models", "tokenize"]]
         for program, *command in [*commands, *((SHARDLINE.parent / name,) for name in
                                                ["shardline-coordinator", "shardline-worker"])]:
             text = run(*command, "--help", program=program).stdout
