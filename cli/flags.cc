@@ -25,8 +25,8 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
   pass("kv-cache-dtype", "KV cache: auto, float32, bfloat16");
   pass("kv-cache-memory", "Bytes of KV cache a rank; 0: automatic");
   pass("max-model-len", "Longest prompt and answer together, in tokens");
-  pass("max-num-seqs", "Sequences that run at once");
-  pass("max-num-batched-tokens", "Tokens in one step");
+  pass("max-num-seqs", "Sequences that run at once, in each data-parallel group");
+  pass("max-num-batched-tokens", "Tokens in one step of a data-parallel group");
   pass("max-queued-requests", "Requests that may wait");
   pass("max-queued-tokens", "Prompt tokens that may wait");
   pass("attach-timeout", "Seconds from the first rank to the last");
@@ -88,8 +88,12 @@ void AddUpFlags(CLI::App& app, UpOptions& up) {
   AddOption(app, "pipeline-parallel-size", up.pipeline_parallel_size,
             "Stages that the layers are split in")
       ->check(size);
-  AddOption(app, "data-parallel-size", up.data_parallel_size, "Data-parallel groups of a stage")
+  AddOption(app, "data-parallel-size", up.data_parallel_size,
+            "Groups of a stage that each run sequences of their own; needs "
+            "--enable-expert-parallel")
       ->check(size);
+  AddFlag(app, "enable-expert-parallel", up.enable_expert_parallel,
+          "Mixture of experts: whole experts, placed over a stage's ranks");
   AddOption(app, "listen", up.listen, "HOST:PORT for clients; port 0: a free one");
   AddOption(app, "threads", up.threads, "Compute threads a rank; 0: the CPUs shared out")
       ->check(CLI::Range(0, 1024));

@@ -69,6 +69,7 @@ absl::Status LocalCluster::StartCoordinator() {
                    absl::StrCat("--data-parallel-size=", options_.data_parallel_size),
                    absl::StrCat("--drain-timeout=", options_.drain_timeout),
                    "--log-level=" + options_.log_level};
+  if (options_.enable_expert_parallel) start.command.push_back("--enable-expert-parallel");
   start.command.insert(start.command.end(), options_.coordinator_flags.begin(),
                        options_.coordinator_flags.end());
   start.log = coordinator_log_.path;

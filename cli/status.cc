@@ -34,9 +34,10 @@ void Print(const v1::GetStatusResponse& status) {
   const v1::Counters& counters = status.counters();
   std::printf("model      %s (shardline %s, up %.0f s)\n", status.model().c_str(),
               status.version().c_str(), status.uptime_seconds());
-  std::printf("replica    %s, TP=%u PP=%u DP=%u, epoch %lu\n", NameOf(replica.state()),
+  std::printf("replica    %s, TP=%u PP=%u DP=%u%s, epoch %lu\n", NameOf(replica.state()),
               replica.tensor_parallel_size(), replica.pipeline_parallel_size(),
-              replica.data_parallel_size(), static_cast<unsigned long>(replica.epoch()));
+              replica.data_parallel_size(), replica.expert_parallel() ? " EP" : "",
+              static_cast<unsigned long>(replica.epoch()));
   if (!replica.last_error().empty()) {
     std::printf("last error %s\n", replica.last_error().c_str());
   }

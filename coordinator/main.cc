@@ -43,16 +43,21 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
          "Name for clients (default: from the path)");
   option("tensor-parallel-size", config.layout.tp, "Ranks that share each layer");
   option("pipeline-parallel-size", config.layout.pp, "Stages that the layers are split in");
-  option("data-parallel-size", config.layout.dp, "Data-parallel groups of a stage");
+  option("data-parallel-size", config.layout.dp,
+         "Groups of a stage that each run sequences of their own; needs --enable-expert-parallel");
+  app.add_flag("--enable-expert-parallel", config.layout.expert_parallel,
+               "Mixture of experts: whole experts, placed over a stage's ranks")
+      ->envname("SHARDLINE_ENABLE_EXPERT_PARALLEL");
   option("dtype", config.dtype, "Weights: auto (as stored), float32, bfloat16");
   option("kv-cache-dtype", config.kv_cache_dtype,
          "KV cache: auto (float32 with --dtype float32, else bfloat16), float32, bfloat16");
   option("kv-cache-memory", config.kv_cache_memory, "Bytes of KV cache a rank; 0: automatic");
   option("max-model-len", config.max_model_len,
          "Longest prompt and answer together, in tokens; 0: the model's, at most 8192");
-  option("max-num-seqs", config.limits.max_num_seqs, "Sequences that run at once");
+  option("max-num-seqs", config.limits.max_num_seqs,
+         "Sequences that run at once, in each data-parallel group");
   option("max-num-batched-tokens", config.limits.max_num_batched_tokens,
-         "Tokens in one step: longer prompts are processed in chunks");
+         "Tokens in one step of a data-parallel group: longer prompts are processed in chunks");
   option("max-queued-requests", config.limits.max_queued_requests, "Requests that may wait");
   option("max-queued-tokens", config.limits.max_queued_tokens, "Prompt tokens that may wait");
   seconds("attach-timeout", config.attach_timeout, "Seconds from the first rank to the last");

@@ -46,10 +46,11 @@ absl::StatusOr<uint64_t> Replica::Attach(const v1::Hello& hello,
   }
   const int world = options_.layout.world();
   if (static_cast<int>(hello.world_size()) != world) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the coordinator's layout ", options_.layout.ToString(), " needs ", world,
-                     " ranks, but mpirun started ", hello.world_size(), "; start mpirun with -n ",
-                     world, " or change --tensor-parallel-size and --pipeline-parallel-size"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the coordinator's layout ", options_.layout.ToString(), " needs ", world,
+        " ranks, but mpirun started ", hello.world_size(), "; start mpirun with -n ", world,
+        " or change --tensor-parallel-size, --data-parallel-size or "
+        "--pipeline-parallel-size"));
   }
   if (static_cast<int>(hello.rank()) >= world) {
     return absl::InvalidArgumentError(
@@ -118,7 +119,10 @@ void Replica::AdvanceLocked() {
     state_ = v1::REPLICA_STATE_SERVING;
     last_error_.clear();
     engine_.ReplicaReady(std::make_shared<Link>(shared_from_this(), epoch_),
-                         {static_cast<int>(kv_blocks_), options_.layout.pp, options_.vocabulary},
+                         {.kv_blocks = static_cast<int>(kv_blocks_),
+                          .stages = options_.layout.pp,
+                          .vocabulary = options_.vocabulary,
+                          .groups = options_.layout.dp},
                          epoch_);
     on_serving_(true);
     spdlog::info("replica serves: {}", options_.layout.ToString());
@@ -240,7 +244,8 @@ v1::ReplicaStatus Replica::Status() const {
   status.set_pipeline_parallel_size(options_.layout.pp);
   status.set_data_parallel_size(options_.layout.dp);
   status.set_tensor_parallel_size(options_.layout.tp);
-  status.set_kv_blocks_total(kv_blocks_);
+  status.set_expert_parallel(options_.layout.expert_parallel);
+  status.set_kv_blocks_total(kv_blocks_ * options_.layout.dp);
   status.set_kv_block_size(options_.load.block_size());
   status.set_last_error(last_error_);
   for (size_t i = 0; i < ranks_.size(); ++i) {

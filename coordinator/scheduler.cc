@@ -39,8 +39,9 @@ bool Scheduler::Abort(uint64_t id) {
   const SequencePtr sequence = found->second;
   by_id_.erase(found);
   if (sequence->slot >= 0) {
+    Group& group = GroupOf(*sequence);
     Release(*sequence);
-    running_.erase(sequence);
+    group.running.erase(sequence);
   } else {
     waiting_tokens_ -= static_cast<int64_t>(sequence->tokens.size());
     waiting_.erase(sequence);
@@ -52,31 +53,62 @@ void Scheduler::StartReplica(const ReplicaCapacity& capacity, uint64_t epoch) {
   StopReplica();
   capacity_ = capacity;
   epoch_ = epoch;
-  blocks_.emplace(capacity.kv_blocks);
-  free_slots_.clear();
-  for (int slot = limits_.max_num_seqs - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+  for (int g = 0; g < capacity.groups; ++g) {
+    Group& group = groups_.emplace_back(capacity.kv_blocks);
+    for (int slot = limits_.max_num_seqs - 1; slot >= 0; --slot) {
+      group.free_slots.push_back(g * limits_.max_num_seqs + slot);
+    }
+  }
 }
 
 void Scheduler::StopReplica() {
-  while (!running_.empty()) Preempt(std::prev(running_.end()));
+  while (running() > 0) {  // newest first: the oldest ends up at the head of the queue
+    std::optional<SequencePtr> newest;
+    for (Group& group : groups_) {
+      if (group.running.empty()) continue;
+      const SequencePtr last = std::prev(group.running.end());
+      if (!newest || last->admission > (*newest)->admission) newest = last;
+    }
+    Preempt(*newest);
+  }
   in_flight_.clear();
   slots_to_free_.clear();
-  blocks_.reset();
+  groups_.clear();
+}
+
+int Scheduler::running() const {
+  size_t count = 0;
+  for (const Group& group : groups_) count += group.running.size();
+  return static_cast<int>(count);
+}
+
+int Scheduler::blocks_total() const {
+  int count = 0;
+  for (const Group& group : groups_) count += group.blocks.total();
+  return count;
+}
+
+int Scheduler::blocks_used() const {
+  int count = 0;
+  for (const Group& group : groups_) count += group.blocks.used();
+  return count;
 }
 
 void Scheduler::Release(Sequence& sequence) {
-  blocks_->Free(sequence.blocks);
+  Group& group = GroupOf(sequence);
+  group.blocks.Free(sequence.blocks);
+  group.free_slots.push_back(sequence.slot);
   slots_to_free_.push_back(sequence.slot);
-  free_slots_.push_back(sequence.slot);
   sequence.slot = -1;
 }
 
 void Scheduler::Preempt(SequencePtr sequence) {
+  Group& group = GroupOf(*sequence);
   Release(*sequence);
   sequence->computed = 0;
   sequence->sampling_in_flight = 0;
   waiting_tokens_ += static_cast<int64_t>(sequence->tokens.size());
-  waiting_.splice(waiting_.begin(), running_, sequence);
+  waiting_.splice(waiting_.begin(), group.running, sequence);
   ++resumed_;
 }
 
@@ -84,23 +116,24 @@ bool Scheduler::EnsureBlocks(SequencePtr sequence, int length, v1::StepPlan& pla
                              v1::SlotWork& work) {
   const int missing = BlocksFor(length) - static_cast<int>(sequence->blocks.size());
   if (missing <= 0) return true;
-  while (blocks_->free() < missing) {
+  Group& group = GroupOf(*sequence);
+  while (group.blocks.free() < missing) {
     // The newest sequence gives way; one that this step already works on cannot.
-    const SequencePtr victim = std::prev(running_.end());
+    const SequencePtr victim = std::prev(group.running.end());
     if (victim == sequence || victim->last_planned_step == plan.step()) return false;
     Preempt(victim);
   }
   const size_t before = sequence->blocks.size();
-  blocks_->Allocate(missing, sequence->blocks);
+  group.blocks.Allocate(missing, sequence->blocks);
   for (size_t i = before; i < sequence->blocks.size(); ++i) {
     work.add_new_blocks(sequence->blocks[i]);
   }
   return true;
 }
 
-void Scheduler::AddWork(SequencePtr sequence, int count, v1::StepPlan& plan, InFlightStep& record) {
+bool Scheduler::AddWork(SequencePtr sequence, int count, v1::StepPlan& plan, InFlightStep& record) {
   v1::SlotWork work;
-  if (!EnsureBlocks(sequence, sequence->computed + count, plan, work)) return;
+  if (!EnsureBlocks(sequence, sequence->computed + count, plan, work)) return false;
   work.set_slot(sequence->slot);
   work.set_position(sequence->computed);
   const int known = static_cast<int>(sequence->tokens.size());
@@ -115,28 +148,29 @@ void Scheduler::AddWork(SequencePtr sequence, int count, v1::StepPlan& plan, InF
     sequence->last_sampled_step = plan.step();
     record.samplers.push_back({sequence->id, sequence->life, sequence->slot});
   }
+  GroupOf(*sequence).budget -= count;
   *plan.add_work() = std::move(work);
+  return true;
 }
 
-void Scheduler::PlanDecodes(v1::StepPlan& plan, InFlightStep& record, int& budget) {
+void Scheduler::PlanDecodes(Group& group, v1::StepPlan& plan, InFlightStep& record) {
   // Spread over the pipeline's steps in flight: a step takes its share, not all that could run.
-  const int share = (running() + capacity_.stages - 1) / capacity_.stages;
+  const int running = static_cast<int>(group.running.size());
+  const int share = (running + capacity_.stages - 1) / capacity_.stages;
   int taken = 0;
-  for (SequencePtr it = running_.begin(); it != running_.end() && budget > 0 && taken < share;) {
+  for (SequencePtr it = group.running.begin();
+       it != group.running.end() && group.budget > 0 && taken < share;) {
     const SequencePtr sequence = it;
     const bool decodes = sequence->computed + 1 == sequence->PlannedLength();
     const bool token_arrived =
         sequence->sampling_in_flight == 0 ||
         plan.step() - sequence->last_sampled_step >= static_cast<uint64_t>(capacity_.stages);
     if (decodes && token_arrived && !sequence->SampledAll()) {
-      const int before = plan.work_size();
-      AddWork(sequence, 1, plan, record);
-      if (plan.work_size() > before) {
-        --budget;
+      if (AddWork(sequence, 1, plan, record)) {
         ++taken;
-      } else if (std::next(sequence) == running_.end() && blocks_->free() == 0) {
+      } else if (std::next(sequence) == group.running.end() && group.blocks.free() == 0) {
         // The newest itself lacks a block: it gives way, unless it is alone with what is left.
-        if (sequence != running_.begin()) Preempt(sequence);
+        if (sequence != group.running.begin()) Preempt(sequence);
         break;
       }
     }
@@ -144,50 +178,64 @@ void Scheduler::PlanDecodes(v1::StepPlan& plan, InFlightStep& record, int& budge
   }
 }
 
-void Scheduler::PlanPrefills(v1::StepPlan& plan, InFlightStep& record, int& budget) {
-  for (SequencePtr it = running_.begin(); it != running_.end() && budget > 0; ++it) {
+void Scheduler::PlanPrefills(Group& group, v1::StepPlan& plan, InFlightStep& record) {
+  for (SequencePtr it = group.running.begin(); it != group.running.end() && group.budget > 0;
+       ++it) {
     if (it->last_planned_step == plan.step() || it->sampling_in_flight > 0) continue;
     const int left = static_cast<int>(it->tokens.size()) - it->computed;
     if (left <= 1) continue;  // a decode
-    const int count = std::min(left, budget);
-    const int before = plan.work_size();
-    AddWork(it, count, plan, record);
-    if (plan.work_size() > before) budget -= count;
+    AddWork(it, std::min(left, group.budget), plan, record);
   }
 }
 
-void Scheduler::Admit(v1::StepPlan& plan, InFlightStep& record, int& budget) {
-  while (budget > 0 && !waiting_.empty() && !free_slots_.empty()) {
+Scheduler::Group* Scheduler::GroupWithRoom(int length) {
+  Group* best = nullptr;
+  for (Group& group : groups_) {
+    if (group.budget <= 0 || group.free_slots.empty()) continue;
+    if (BlocksFor(length) > group.blocks.free()) continue;
+    if (best == nullptr || group.running.size() < best->running.size() ||
+        (group.running.size() == best->running.size() &&
+         group.blocks.free() > best->blocks.free())) {
+      best = &group;
+    }
+  }
+  return best;
+}
+
+void Scheduler::Admit(v1::StepPlan& plan, InFlightStep& record) {
+  while (!waiting_.empty()) {
     const SequencePtr sequence = waiting_.begin();
     const int length = static_cast<int>(sequence->tokens.size());
     // Room for all its tokens and the next, or it would only preempt or be preempted at once.
-    if (BlocksFor(length + 1) > blocks_->free()) return;
-    sequence->slot = free_slots_.back();
-    free_slots_.pop_back();
+    Group* const group = GroupWithRoom(length + 1);
+    if (group == nullptr) return;
+    sequence->slot = group->free_slots.back();
+    group->free_slots.pop_back();
     sequence->life += 1;
+    sequence->admission = ++admissions_;
     sequence->last_sampled_step = 0;
     waiting_tokens_ -= length;
-    running_.splice(running_.end(), waiting_, sequence);
+    group->running.splice(group->running.end(), waiting_, sequence);
 
     v1::SlotStart& start = *plan.add_starts();
     start.set_slot(sequence->slot);
     *start.mutable_sampling() = sequence->sampling;
-    const int count = std::min(length, budget);
-    AddWork(sequence, count, plan, record);
-    budget -= count;
+    AddWork(sequence, std::min(length, group->budget), plan, record);
   }
 }
 
 std::optional<v1::StepPlan> Scheduler::Schedule() {
-  if (!blocks_ || outstanding_steps() > capacity_.stages) return std::nullopt;
+  if (groups_.empty() || outstanding_steps() > capacity_.stages) return std::nullopt;
   v1::StepPlan plan;
   plan.set_epoch(epoch_);
   plan.set_step(next_step_);
   InFlightStep record{next_step_, {}};
-  int budget = limits_.max_num_batched_tokens;
-  PlanDecodes(plan, record, budget);
-  PlanPrefills(plan, record, budget);
-  Admit(plan, record, budget);
+  for (Group& group : groups_) {
+    group.budget = limits_.max_num_batched_tokens;
+    PlanDecodes(group, plan, record);
+    PlanPrefills(group, plan, record);
+  }
+  Admit(plan, record);
   if (plan.work_size() == 0) return std::nullopt;
   for (const uint32_t slot : slots_to_free_) plan.add_freed_slots(slot);
   slots_to_free_.clear();

@@ -15,8 +15,8 @@ namespace shardline::coordinator {
 
 /// Bounds that the operator sets.
 struct SchedulerLimits {
-  int max_num_seqs = 64;             // running at once (slots)
-  int max_num_batched_tokens = 512;  // tokens in one step
+  int max_num_seqs = 64;             // running at once (slots) in a data-parallel group
+  int max_num_batched_tokens = 512;  // tokens in one step of a data-parallel group
   int max_queued_requests = 1024;
   int64_t max_queued_tokens = 1 << 20;
   int block_size = 16;  // tokens in a KV block
@@ -24,9 +24,10 @@ struct SchedulerLimits {
 
 /// What the replica brings.
 struct ReplicaCapacity {
-  int kv_blocks = 0;
+  int kv_blocks = 0;  // of each data-parallel group
   int stages = 1;
   int32_t vocabulary = 0;
+  int groups = 1;  // data-parallel
 };
 
 /// A request as the scheduler sees it.
@@ -55,6 +56,10 @@ struct TokenEvent {
 /// max_num_batched_tokens. With S pipeline stages, decodes are spread over S cohorts so that each
 /// of the S steps in flight has work. When blocks run out, the newest sequence is preempted: it
 /// goes back to the head of the queue with its tokens and is computed again.
+///
+/// A sequence runs in one data-parallel group, the one with the fewest sequences when it is
+/// admitted. Each group has slots, KV blocks and a token budget of its own; a plan holds the work
+/// of all groups, and of some of them perhaps none.
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerLimits& limits);
@@ -77,11 +82,12 @@ class Scheduler {
   absl::StatusOr<std::vector<TokenEvent>> Commit(const v1::StepResult& result);
 
   int outstanding_steps() const { return static_cast<int>(in_flight_.size()); }
-  int running() const { return static_cast<int>(running_.size()); }
+  int running() const;
   int waiting() const { return static_cast<int>(waiting_.size()); }
   int64_t waiting_tokens() const { return waiting_tokens_; }
-  int blocks_total() const { return blocks_ ? blocks_->total() : 0; }
-  int blocks_used() const { return blocks_ ? blocks_->used() : 0; }
+  /// Over all groups.
+  int blocks_total() const;
+  int blocks_used() const;
   /// Times that a sequence went back to the queue.
   uint64_t resumed() const { return resumed_; }
 
@@ -97,6 +103,7 @@ class Scheduler {
     int slot = -1;  // -1: waiting
     std::vector<int32_t> blocks;
     uint64_t life = 0;           // counts admissions; results of an earlier life are dropped
+    uint64_t admission = 0;      // among all sequences' admissions
     int computed = 0;            // positions planned so far
     int sampling_in_flight = 0;  // tokens being sampled, not yet in `tokens`
     uint64_t last_sampled_step = 0;
@@ -108,6 +115,15 @@ class Scheduler {
   };
   using SequencePtr = std::list<Sequence>::iterator;
 
+  /// A data-parallel group of the replica. Group g has the slots from g * max_num_seqs on.
+  struct Group {
+    explicit Group(int kv_blocks) : blocks(kv_blocks) {}
+    BlockManager blocks;
+    std::list<Sequence> running;  // in order of admission
+    std::vector<int> free_slots;
+    int budget = 0;  // tokens that the step being planned can still take
+  };
+
   struct Sampler {
     uint64_t id;
     uint64_t life;
@@ -118,28 +134,32 @@ class Scheduler {
     std::vector<Sampler> samplers;  // in plan order
   };
 
-  /// Blocks for `length` tokens; preempts newer sequences that are not in this step if need be.
+  Group& GroupOf(const Sequence& sequence) { return groups_[sequence.slot / limits_.max_num_seqs]; }
+  /// Blocks for `length` tokens; preempts newer sequences of the group that are not in this step if
+  /// need be.
   bool EnsureBlocks(SequencePtr sequence, int length, v1::StepPlan& plan, v1::SlotWork& work);
-  void AddWork(SequencePtr sequence, int count, v1::StepPlan& plan, InFlightStep& record);
-  void PlanDecodes(v1::StepPlan& plan, InFlightStep& record, int& budget);
-  void PlanPrefills(v1::StepPlan& plan, InFlightStep& record, int& budget);
-  void Admit(v1::StepPlan& plan, InFlightStep& record, int& budget);
+  /// True when the plan now has work for the sequence.
+  bool AddWork(SequencePtr sequence, int count, v1::StepPlan& plan, InFlightStep& record);
+  void PlanDecodes(Group& group, v1::StepPlan& plan, InFlightStep& record);
+  void PlanPrefills(Group& group, v1::StepPlan& plan, InFlightStep& record);
+  void Admit(v1::StepPlan& plan, InFlightStep& record);
+  /// Where a sequence with blocks of its own for `length` tokens can begin now; null: nowhere.
+  Group* GroupWithRoom(int length);
   /// Takes blocks and slot away.
   void Release(Sequence& sequence);
   void Preempt(SequencePtr sequence);
   int BlocksFor(int length) const { return (length + limits_.block_size - 1) / limits_.block_size; }
 
   const SchedulerLimits limits_;
-  std::optional<BlockManager> blocks_;  // absent without a replica
+  std::vector<Group> groups_;  // empty without a replica
   ReplicaCapacity capacity_;
   uint64_t epoch_ = 0;
   uint64_t next_step_ = 1;
+  uint64_t admissions_ = 0;
 
-  std::list<Sequence> running_;  // in order of admission
   std::list<Sequence> waiting_;  // in order of service
   std::unordered_map<uint64_t, SequencePtr> by_id_;
   int64_t waiting_tokens_ = 0;
-  std::vector<int> free_slots_;
   std::vector<uint32_t> slots_to_free_;  // told to the ranks with the next plan
   std::deque<InFlightStep> in_flight_;
   uint64_t resumed_ = 0;

@@ -89,6 +89,7 @@ v1::LoadPlan MakeLoadPlan(const ServerConfig& config, const ServedModel& served)
   plan.set_pipeline_parallel_size(config.layout.pp);
   plan.set_data_parallel_size(config.layout.dp);
   plan.set_tensor_parallel_size(config.layout.tp);
+  plan.set_expert_parallel(config.layout.expert_parallel);
   plan.set_dtype(config.dtype);
   plan.set_kv_cache_dtype(config.kv_cache_dtype != "auto" ? config.kv_cache_dtype
                           : config.dtype == "float32"     ? "float32"
@@ -195,10 +196,6 @@ class GrpcServer : public Server {
 
 absl::Status ServerConfig::Validate() const {
   absl::Status status = parallel::Validate(layout);
-  if (status.ok() && layout.dp != 1) {
-    status = absl::InvalidArgumentError(
-        "--data-parallel-size must be 1: only mixture-of-experts models can use more");
-  }
   if (status.ok()) status = CheckOneOf("--dtype", dtype, {"auto", "float32", "bfloat16"});
   if (status.ok()) {
     status = CheckOneOf("--kv-cache-dtype", kv_cache_dtype, {"auto", "float32", "bfloat16"});

@@ -106,6 +106,14 @@ absl::Status CheckFits(const ModelDims& dims, const Layout& layout) {
     return absl::InvalidArgumentError(
         "--enable-expert-parallel: the model has no experts; leave the flag out");
   }
+  if (layout.dp > 1 && !layout.expert_parallel) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--data-parallel-size ", layout.dp,
+        dims.expert_feed_forward == 0
+            ? ": only a model with a mixture of experts can use more than 1, and this one has none"
+            : ": with more than 1 the experts are placed over the groups; add "
+              "--enable-expert-parallel"));
+  }
   return absl::OkStatus();
 }
 

@@ -75,7 +75,7 @@ void MixtureLayers::KeepOwnChoices(const parallel::ExpertPlacement& placement,
 
 absl::Status MixtureLayers::Run(int layer, const LayerWeights& weights, Tensor x,
                                 std::span<const int32_t> positions, Tensor out) {
-  Route(layer, weights, x);
+  if (x.rows > 0) Route(layer, weights, x);
   if (dispatch_ != nullptr) {
     const absl::Status status =
         dispatch_->Run(shard_.experts[layer], weights, x, positions, routing_, out);
@@ -85,7 +85,7 @@ absl::Status MixtureLayers::Run(int layer, const LayerWeights& weights, Tensor x
     kernels::ExpertFeedForward(device_, spec_.activation, x, routing_, weights.experts, scratch_,
                                out);
   }
-  if (spec_.mixture.shared_feed_forward > 0) AddSharedExpert(weights, x, out);
+  if (spec_.mixture.shared_feed_forward > 0 && x.rows > 0) AddSharedExpert(weights, x, out);
   return absl::OkStatus();
 }
 

@@ -118,7 +118,8 @@ class Rank {
     const auto start = Clock::now();
     const parallel::Layout layout{static_cast<int>(plan.pipeline_parallel_size()),
                                   static_cast<int>(plan.data_parallel_size()),
-                                  static_cast<int>(plan.tensor_parallel_size())};
+                                  static_cast<int>(plan.tensor_parallel_size()),
+                                  plan.expert_parallel()};
     absl::Status valid = parallel::Validate(layout);
     if (valid.ok()) valid = CheckSizes(plan);
     if (!valid.ok()) return valid;

@@ -21,6 +21,7 @@
 
 namespace shardline::worker {
 
+/// Each number is of one data-parallel group.
 struct StepRunnerOptions {
   int max_num_seqs = 1;
   int max_num_batched_tokens = 512;
@@ -30,13 +31,14 @@ struct StepRunnerOptions {
   kernels::DType kv_dtype = kernels::DType::kF32;
 };
 
-/// Hears the logits of the rows that sample, on the last stage: [rows, vocabulary shard], in the
-/// plan's order. For tests and measurements.
+/// Hears the logits of the rows that sample, on the last stage: [rows, vocabulary shard], those of
+/// the rank's data-parallel group, in the plan's order. For tests and measurements.
 using LogitsObserver = std::function<void(const v1::StepPlan&, kernels::Tensor)>;
 
 /// One rank's side of the step protocol (proto/shardline/v1/worker_control.proto): keeps the slots,
 /// runs this stage's part of each plan, passes the hidden state on, and samples on the last stage,
-/// which sends the tokens straight to the first. Used by one thread.
+/// which sends the tokens straight to the first. Of a plan it does the work of its own
+/// data-parallel group; the groups meet where tokens visit experts. Used by one thread.
 class StepRunner {
  public:
   /// `world` is all ranks of the replica. What is passed by reference must outlive it.
@@ -45,7 +47,8 @@ class StepRunner {
       ShardWeights weights, const StepRunnerOptions& options, parallel::Communicator& world,
       const RankGroups& groups);
 
-  /// Runs one plan. The result is present on every rank of the last stage. kInvalidArgument for a
+  /// Runs one plan. The result is present on every rank of the last stage: all that was sampled on
+  /// the first of them, what its data-parallel group sampled on the others. kInvalidArgument for a
   /// plan that breaks the protocol; any error leaves the rank unusable.
   absl::StatusOr<std::optional<v1::StepResult>> Run(const v1::StepPlan& plan);
 
@@ -73,13 +76,19 @@ class StepRunner {
              const StepRunnerOptions& options, parallel::Communicator& world,
              parallel::Communicator& tensor_group, int32_t vocabulary);
 
+  /// The slot, when it is of this rank's group; null when it is of another.
+  Slot* OwnSlot(uint32_t slot);
+  absl::Status CheckSlots(const v1::StepPlan& plan) const;
   absl::Status ApplySlotChanges(const v1::StepPlan& plan);
   absl::Status BuildBatch(const v1::StepPlan& plan);
-  absl::Status CheckWork(const v1::SlotWork& work) const;
+  absl::Status CheckWork(const v1::SlotWork& work, const Slot& slot) const;
   kernels::AttentionBatch Batch(const StepArrays& arrays) const;
   absl::Status ReceiveTokens(uint64_t up_to_step);
-  absl::Status SampleAndSend(const v1::StepPlan& plan, kernels::Indices rows,
-                             v1::StepResult& result);
+  /// The tokens of the rows that sample; tells them to the first stage.
+  absl::StatusOr<std::vector<int32_t>> SampleAndSend(const v1::StepPlan& plan,
+                                                     kernels::Indices rows);
+  /// Fills in what this rank's group sampled, and on the first rank of the stage what all did.
+  absl::Status Gather(const v1::StepPlan& plan, std::vector<int32_t> own, v1::StepResult& result);
   void Forget();
   int PeerOfStage(int stage) const;
   std::span<std::byte> HiddenBytes(int64_t tokens) const;
@@ -96,7 +105,7 @@ class StepRunner {
   LogitsObserver observer_;
 
   uint64_t runs_ = 0;
-  std::vector<Slot> slots_;
+  std::vector<Slot> slots_;            // of this rank's data-parallel group
   std::deque<PendingTokens> pending_;  // first stage of several: tokens on their way
 
   // The step's ragged batch on the host; capacity is reserved once.
@@ -108,7 +117,8 @@ class StepRunner {
   int max_blocks_ = 0;
   int max_query_ = 0;
   int max_context_ = 0;
-  std::vector<int> sampling_slots_;     // in plan order
+  std::vector<int> batch_slots_;        // the group's, in plan order, as indices of slots_
+  std::vector<int> sampling_slots_;     // of these, those that sample
   std::vector<int32_t> sampling_rows_;  // of the step's tokens
   std::vector<SamplingRow> sampling_;
 };

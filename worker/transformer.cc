@@ -100,9 +100,20 @@ absl::Status Transformer::UploadRotary() {
 
 absl::Status Transformer::RunLayers(const kernels::AttentionBatch& batch, const KvMemory& kv) {
   const int64_t tokens = static_cast<int64_t>(batch.positions.size());
+  if (tokens == 0) return ServeOtherGroups();
   for (int layer = static_cast<int>(shard_.layers.begin); layer < shard_.layers.end; ++layer) {
     const int in_stage = layer - static_cast<int>(shard_.layers.begin);
     const absl::Status status = RunLayer(layer, batch, kv.layer(in_stage), tokens);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::ServeOtherGroups() {
+  if (shard_.layout.dp == 1) return absl::OkStatus();
+  for (int layer = static_cast<int>(shard_.layers.begin); layer < shard_.layers.end; ++layer) {
+    if (!spec_.layers[layer].mixture) continue;
+    const absl::Status status = FeedForward(layer, {}, activations_.projection.Head(0));
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

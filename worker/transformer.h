@@ -41,7 +41,8 @@ class Transformer {
 
   /// First stage: hidden = embedding of the tokens, and of their positions where those are learned.
   absl::Status Embed(kernels::Indices tokens, kernels::Indices positions);
-  /// Runs the stage's layers over hidden, reading and writing `kv`.
+  /// Runs the stage's layers over hidden, reading and writing `kv`. With data-parallel groups all
+  /// ranks of the stage must call it, also one whose group has no tokens.
   absl::Status RunLayers(const kernels::AttentionBatch& batch, const KvMemory& kv);
   /// Last stage: logits of this rank's vocabulary shard for the given rows of the step,
   /// [rows, vocabulary shard]. Valid until the next step.
@@ -81,6 +82,8 @@ class Transformer {
               int64_t tokens, kernels::Tensor out);
   /// out = this rank's part of the feed-forward block of `normed`.
   absl::Status FeedForward(int layer, kernels::Indices positions, kernels::Tensor out);
+  /// What is left of the layers without tokens: this rank's experts for the other groups' tokens.
+  absl::Status ServeOtherGroups();
   /// Sums `projection` over the tensor-parallel ranks and adds it to the stream, after `biases`
   /// and, in the sandwich scheme, `post_norm`.
   absl::Status AddToStream(const WeightSet& weights, std::initializer_list<model::Role> biases,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -16,8 +17,14 @@ namespace shardline::coordinator {
 /// `violations`.
 class ModelWorker {
  public:
-  ModelWorker(int slots, int blocks, int block_size, int stages)
-      : block_size_(block_size), stages_(stages), slots_(slots), owner_(blocks, -1) {}
+  /// `slots` and `blocks` of each of `groups` data-parallel groups.
+  ModelWorker(int slots, int blocks, int block_size, int stages, int groups = 1)
+      : block_size_(block_size),
+        stages_(stages),
+        slots_of_group_(slots),
+        slots_(slots * groups),
+        owner_(groups, std::vector<int>(blocks, -1)),
+        tokens_in_group_(groups) {}
 
   /// The next token after `tokens`.
   static int32_t NextToken(const std::vector<int32_t>& tokens) {
@@ -33,7 +40,7 @@ class ModelWorker {
     for (const uint32_t slot : plan.freed_slots()) {
       if (!slots_[slot].started) Violation("a slot freed that was not started");
       for (const uint32_t block : slots_[slot].blocks) {
-        if (owner_[block] == static_cast<int>(slot)) owner_[block] = -1;
+        if (OwnerOf(slot, block) == static_cast<int>(slot)) OwnerOf(slot, block) = -1;
       }
       slots_[slot] = {};
     }
@@ -45,13 +52,14 @@ class ModelWorker {
     v1::StepResult result;
     result.set_epoch(plan.epoch());
     result.set_step(plan.step());
-    tokens_in_step = 0;
+    std::fill(tokens_in_group_.begin(), tokens_in_group_.end(), 0);
     for (const v1::SlotWork& work : plan.work()) RunWork(plan.step(), work, result);
+    tokens_in_step = *std::max_element(tokens_in_group_.begin(), tokens_in_group_.end());
     return result;
   }
 
   std::vector<std::string> violations;
-  int tokens_in_step = 0;
+  int tokens_in_step = 0;  // of the group that has most
 
  private:
   struct Slot {
@@ -62,12 +70,15 @@ class ModelWorker {
     uint64_t last_sampled_step = 0;
   };
 
+  int GroupOf(uint32_t slot) const { return static_cast<int>(slot) / slots_of_group_; }
+  int& OwnerOf(uint32_t slot, uint32_t block) { return owner_[GroupOf(slot)].at(block); }
+
   void RunWork(uint64_t step, const v1::SlotWork& work, v1::StepResult& result) {
     Slot& slot = slots_[work.slot()];
     if (!slot.started) Violation("work for a slot that was not started");
     for (const uint32_t block : work.new_blocks()) {
-      if (owner_[block] != -1) Violation("a block given to two slots");
-      owner_[block] = static_cast<int>(work.slot());
+      if (OwnerOf(work.slot(), block) != -1) Violation("a block given to two slots");
+      OwnerOf(work.slot(), block) = static_cast<int>(work.slot());
       slot.blocks.push_back(block);
     }
     if (work.position() != slot.tokens.size()) Violation("positions not contiguous");
@@ -80,7 +91,7 @@ class ModelWorker {
       slot.tokens.push_back(slot.last_token);
     }
     for (const uint32_t token : work.tokens()) slot.tokens.push_back(static_cast<int32_t>(token));
-    tokens_in_step += std::max(1, work.tokens_size());
+    tokens_in_group_[GroupOf(work.slot())] += std::max(1, work.tokens_size());
     if (slot.tokens.size() > slot.blocks.size() * block_size_) Violation("tokens without a block");
     if (work.sample()) {
       slot.last_token = NextToken(slot.tokens);
@@ -97,15 +108,17 @@ class ModelWorker {
 
   const size_t block_size_;
   const int stages_;
+  const int slots_of_group_;
   std::vector<Slot> slots_;
-  std::vector<int> owner_;  // slot that holds a block, or -1
+  std::vector<std::vector<int>> owner_;  // by group and block: the slot that holds it, or -1
+  std::vector<int> tokens_in_group_;     // of the step
   uint64_t last_step_ = 0;
 
  public:
   /// A new life of the replica: steps go on counting.
   void Restart() {
     for (Slot& slot : slots_) slot = {};
-    for (int& owner : owner_) owner = -1;
+    for (std::vector<int>& of_group : owner_) std::fill(of_group.begin(), of_group.end(), -1);
   }
 };
 

@@ -89,6 +89,47 @@ TEST(SchedulerTest, PipelineStagesGetTheirOwnCohorts) {
   EXPECT_TRUE(worker.violations.empty()) << worker.violations[0];
 }
 
+TEST(SchedulerTest, DataParallelGroupsAreFilledEvenlyWithinTheirOwnLimits) {
+  Scheduler scheduler({.max_num_seqs = 3, .max_num_batched_tokens = 32});
+  scheduler.StartReplica({.kv_blocks = 8, .stages = 1, .vocabulary = kVocabulary, .groups = 2}, 1);
+  ModelWorker worker(3, 8, 16, 1, 2);
+  EXPECT_EQ(scheduler.blocks_total(), 16);
+  for (uint64_t id = 1; id <= 5; ++id) {
+    ASSERT_TRUE(scheduler.Add(MakeRequest(id, std::vector<int32_t>(20, 3), 30)).ok());
+  }
+  const v1::StepPlan first = *scheduler.Schedule();
+  // Each group has a budget of 32 tokens: a whole prompt and a chunk of 12.
+  ASSERT_EQ(first.work_size(), 4);
+  std::vector<int> tokens(2), sequences(2);
+  for (const v1::SlotWork& work : first.work()) {
+    tokens[work.slot() / 3] += work.tokens_size();
+    sequences[work.slot() / 3] += 1;
+  }
+  EXPECT_EQ(tokens, (std::vector<int>{32, 32}));
+  EXPECT_EQ(sequences, (std::vector<int>{2, 2}));
+  ASSERT_TRUE(scheduler.Commit(worker.Run(first)).ok());
+  for (int step = 0; step < 3; ++step) {
+    ASSERT_TRUE(scheduler.Commit(worker.Run(*scheduler.Schedule())).ok());
+  }
+  EXPECT_EQ(scheduler.running(), 5);  // more than one group has slots for
+  EXPECT_TRUE(worker.violations.empty()) << worker.violations[0];
+}
+
+TEST(SchedulerTest, ALostReplicasSequencesReturnInTheOrderOfTheirAdmission) {
+  Scheduler scheduler({.max_num_seqs = 4, .max_num_batched_tokens = 64});
+  const ReplicaCapacity capacity{100, 1, kVocabulary, 3};
+  scheduler.StartReplica(capacity, 1);
+  for (uint64_t id = 1; id <= 7; ++id) {
+    ASSERT_TRUE(scheduler.Add(MakeRequest(id, {static_cast<int32_t>(id)}, 30)).ok());
+  }
+  ASSERT_EQ(scheduler.Schedule()->work_size(), 7);
+  scheduler.StopReplica();
+  scheduler.StartReplica(capacity, 2);
+  const v1::StepPlan plan = *scheduler.Schedule();
+  ASSERT_EQ(plan.work_size(), 7);
+  for (int i = 0; i < 7; ++i) EXPECT_EQ(plan.work(i).tokens(0), static_cast<uint32_t>(i + 1));
+}
+
 TEST(SchedulerTest, RefusesWhenTheQueueIsFull) {
   Scheduler scheduler({.max_queued_requests = 2, .max_queued_tokens = 10});
   EXPECT_TRUE(scheduler.Add(MakeRequest(1, std::vector<int32_t>(8, 1), 1)).ok());
@@ -125,10 +166,11 @@ TEST(SchedulerTest, RefusesResultsThatDoNotAnswerTheStep) {
 /// the tokens of an undisturbed run, and no block is lost.
 struct TraceCase {
   int stages;
-  int blocks;
+  int blocks;  // this and the next two: of each group
   int max_num_seqs;
   int budget;
   bool losses;
+  int groups = 1;
 };
 
 class SchedulerTraceTest : public testing::TestWithParam<TraceCase> {};
@@ -140,10 +182,10 @@ TEST_P(SchedulerTraceTest, EveryRequestEndsOnceWithItsSoloTokens) {
                        .max_num_batched_tokens = param.budget,
                        .max_queued_requests = 1 << 20,
                        .max_queued_tokens = 1 << 30});
-  const ReplicaCapacity capacity{param.blocks, param.stages, kVocabulary};
+  const ReplicaCapacity capacity{param.blocks, param.stages, kVocabulary, param.groups};
   uint64_t epoch = 1;
   scheduler.StartReplica(capacity, epoch);
-  ModelWorker worker(param.max_num_seqs, param.blocks, 16, param.stages);
+  ModelWorker worker(param.max_num_seqs, param.blocks, 16, param.stages, param.groups);
 
   struct Expected {
     std::vector<int32_t> answer;
@@ -223,7 +265,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(TraceCase{1, 1000, 16, 64, false}, TraceCase{1, 9, 16, 64, false},
                     TraceCase{1, 7, 3, 5, true}, TraceCase{2, 1000, 16, 64, false},
                     TraceCase{2, 9, 8, 16, true}, TraceCase{3, 20, 32, 33, true},
-                    TraceCase{4, 7, 2, 1, false}));
+                    TraceCase{4, 7, 2, 1, false}, TraceCase{1, 1000, 16, 64, false, 2},
+                    TraceCase{1, 7, 3, 5, true, 3}, TraceCase{2, 9, 2, 8, true, 4}));
 
 }  // namespace
 }  // namespace shardline::coordinator

@@ -152,9 +152,11 @@ ModelDims RandomDims(std::mt19937& random) {
 Layout RandomLayout(std::mt19937& random, const ModelDims& dims) {
   const int64_t most = std::min({int64_t{dims.heads}, dims.feed_forward, dims.expert_feed_forward,
                                  dims.shared_feed_forward, dims.vocabulary});
-  return {.pp = static_cast<int>(Draw(random, 1, std::min(dims.layers, 6))),
-          .dp = static_cast<int>(Draw(random, 1, 3)),
-          .tp = static_cast<int>(Draw(random, 1, std::min<int64_t>(most, 30)))};
+  Layout layout{.pp = static_cast<int>(Draw(random, 1, std::min(dims.layers, 6))),
+                .dp = static_cast<int>(Draw(random, 1, 3)),
+                .tp = static_cast<int>(Draw(random, 1, std::min<int64_t>(most, 30)))};
+  layout.expert_parallel = layout.dp > 1 || Draw(random, 0, 1) == 1;
+  return layout;
 }
 
 TEST(PlanShardsTest, RandomPlansKeepEveryRule) {
@@ -186,6 +188,7 @@ TEST(PlanShardsTest, RandomPlansKeepEveryRule) {
       ASSERT_EQ(shard.feed_forward, model.feed_forward);
       ASSERT_EQ(shard.vocabulary, model.vocabulary);
       ASSERT_EQ(shard.layers, (*plan)[RankOf(layout, {.pp = shard.place.pp})].layers);
+      ASSERT_EQ(shard.experts.size(), layout.expert_parallel ? dims.layers : 0);
       if (shard.place.dp == 0 && shard.place.tp == 0) layers.push_back(shard.layers);
     }
     ASSERT_NO_FATAL_FAILURE(ExpectCovers(layers, dims.layers));
@@ -257,6 +260,13 @@ TEST(PlanShardsTest, RefusalsNameFlagSizeAndLimit) {
          "--tensor-parallel-size 5: the model has 4 rows in an expert and every rank needs one; "
          "the largest value that works is 4");
   EXPECT_TRUE(PlanShards(narrow, {.tp = 5, .expert_parallel = true}).ok());
+  EXPECT_TRUE(PlanShards(narrow, {.dp = 2, .tp = 5, .expert_parallel = true}).ok());
+  expect(narrow, {.dp = 2},
+         "--data-parallel-size 2: with more than 1 the experts are placed over the groups; add "
+         "--enable-expert-parallel");
+  expect(dims, {.dp = 2},
+         "--data-parallel-size 2: only a model with a mixture of experts can use more than 1, and "
+         "this one has none");
   expect(dims, {.tp = 2, .expert_parallel = true},
          "--enable-expert-parallel: the model has no experts; leave the flag out");
   narrow.vocabulary = 2;
@@ -313,6 +323,7 @@ TEST(SliceForTest, SlicesReassembleToTheWhole) {
     const ModelDims dims = RandomDims(random);
     Layout layout = RandomLayout(random, dims);
     layout.pp = layout.dp = 1;
+    layout.expert_parallel = false;
     const absl::StatusOr<std::vector<RankShard>> plan = PlanShards(dims, layout);
     ASSERT_TRUE(plan.ok());
     for (const ShardRule rule :

@@ -143,19 +143,36 @@ absl::StatusOr<std::vector<StepOutput>> InProcessReplica::Run(std::span<const v1
   });
   if (!status.ok()) return status;
 
+  return Merge(plans);
+}
+
+absl::StatusOr<std::vector<StepOutput>> InProcessReplica::Merge(
+    std::span<const v1::StepPlan> plans) const {
   const parallel::Layout& layout = options_.layout;
-  const int first = parallel::RankOf(layout, {layout.pp - 1, 0, 0});
-  std::vector<StepOutput> merged = std::move(ranks_[first]->outputs);
-  for (int tp = 1; tp < layout.tp; ++tp) {
-    for (size_t p = 0; p < plans.size(); ++p) {
-      StepOutput& output = ranks_[first + tp]->outputs[p];
-      if (output.tokens != merged[p].tokens) {
-        return absl::InternalError(absl::StrCat("ranks ", first, " and ", first + tp,
-                                                " sampled different tokens in plan ", p));
-      }
-      for (size_t row = 0; row < output.logits.size(); ++row) {
-        std::vector<float>& all = merged[p].logits[row];
-        all.insert(all.end(), output.logits[row].begin(), output.logits[row].end());
+  const auto output_of = [&](int group, int tp, size_t plan) -> const StepOutput& {
+    return ranks_[parallel::RankOf(layout, {layout.pp - 1, group, tp})]->outputs[plan];
+  };
+  std::vector<StepOutput> merged(plans.size());
+  for (size_t p = 0; p < plans.size(); ++p) {
+    merged[p].tokens = output_of(0, 0, p).tokens;  // the first rank has those of all groups
+    std::vector<size_t> rows(layout.dp, 0);        // of each group, taken so far
+    for (const v1::SlotWork& work : plans[p].work()) {
+      if (!work.sample()) continue;
+      const int group = static_cast<int>(work.slot()) / options_.max_num_seqs;
+      const size_t row = rows[group]++;
+      std::vector<float>& all = merged[p].logits.emplace_back();
+      for (int tp = 0; tp < layout.tp; ++tp) {
+        const StepOutput& output = output_of(group, tp, p);
+        const std::vector<float>& shard = output.logits[row];
+        all.insert(all.end(), shard.begin(), shard.end());
+        const bool of_all_groups = group == 0 && tp == 0;
+        const size_t at = of_all_groups ? merged[p].logits.size() - 1 : row;
+        if (output.tokens[at] != merged[p].tokens[merged[p].logits.size() - 1]) {
+          return absl::InternalError(absl::StrCat("rank ", tp, " of group ", group,
+                                                  " sampled another token than was reported, "
+                                                  "plan ",
+                                                  p, ", slot ", work.slot()));
+        }
       }
     }
   }

@@ -24,8 +24,8 @@ struct ReplicaOptions {
   parallel::Layout layout;
   WeightFormat weights = WeightFormat::kAsStored;
   kernels::DType kv_dtype = kernels::DType::kF32;
-  int threads = 1;  // of each rank
-  int max_num_seqs = 8;
+  int threads = 1;       // of each rank
+  int max_num_seqs = 8;  // this and the others of each data-parallel group
   int max_num_batched_tokens = 256;
   int max_model_len = 512;
   int block_size = 16;
@@ -53,7 +53,7 @@ class InProcessReplica {
   const std::vector<parallel::RankShard>& shards() const { return shards_; }
 
   /// Runs plans in order on every rank, without waiting between them: with several stages as many
-  /// steps are in flight. kInternal when ranks of the last stage disagree about a token. After any
+  /// steps are in flight. kInternal when ranks of a group disagree about a token. After any
   /// error the replica is of no more use.
   absl::StatusOr<std::vector<StepOutput>> Run(std::span<const v1::StepPlan> plans);
   absl::StatusOr<StepOutput> Run(const v1::StepPlan& plan);
@@ -67,6 +67,8 @@ class InProcessReplica {
   /// The error that caused the others.
   template <typename Body>
   absl::Status OnAllRanks(const Body& body);
+  /// What all groups sampled, in the plans' order.
+  absl::StatusOr<std::vector<StepOutput>> Merge(std::span<const v1::StepPlan> plans) const;
   absl::Status Load(Rank& rank, const std::vector<model::BoundWeight>& weights,
                     const parallel::ModelDims& dims);
 

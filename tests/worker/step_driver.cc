@@ -6,12 +6,16 @@
 namespace shardline::worker {
 
 StepDriver::StepDriver(InProcessReplica& replica)
-    : replica_(replica), slots_(replica.options().max_num_seqs) {
+    : replica_(replica),
+      slots_(replica.options().max_num_seqs * replica.options().layout.dp),
+      free_blocks_(replica.options().layout.dp) {
   // Every third block, then every third of the rest: neighbours in a table are not so in memory.
   const int64_t blocks = replica.options().kv_blocks;
   for (int64_t offset = 0; offset < 3; ++offset) {
     for (int64_t block = offset; block < blocks; block += 3) {
-      free_blocks_.push_back(static_cast<uint32_t>(blocks - 1 - block));
+      for (std::deque<uint32_t>& free : free_blocks_) {
+        free.push_back(static_cast<uint32_t>(blocks - 1 - block));
+      }
     }
   }
   plan_.set_step(step_);
@@ -25,7 +29,7 @@ void StepDriver::Start(int slot, const v1::SlotSampling& sampling) {
 
 void StepDriver::Free(int slot) {
   plan_.add_freed_slots(slot);
-  for (const uint32_t block : slots_[slot].blocks) free_blocks_.push_back(block);
+  for (const uint32_t block : slots_[slot].blocks) FreeBlocksOf(slot).push_back(block);
   slots_[slot] = {};
 }
 
@@ -38,9 +42,9 @@ void StepDriver::Feed(int slot, std::span<const int32_t> tokens, bool sample) {
   for (const int32_t token : tokens) work.add_tokens(token);
   state.length += static_cast<int>(std::max<size_t>(1, tokens.size()));
   while (static_cast<int>(state.blocks.size()) * replica_.options().block_size < state.length &&
-         !free_blocks_.empty()) {
-    state.blocks.push_back(free_blocks_.front());
-    free_blocks_.pop_front();
+         !FreeBlocksOf(slot).empty()) {
+    state.blocks.push_back(FreeBlocksOf(slot).front());
+    FreeBlocksOf(slot).pop_front();
     work.add_new_blocks(state.blocks.back());
   }
 }

@@ -12,8 +12,9 @@
 namespace shardline::worker {
 
 /// Writes step plans as the scheduler would: keeps block tables and positions, numbers the steps so
-/// that a sampled token can always be fed back. Blocks are handed out in a scattered order. One
-/// driver for a replica's whole life.
+/// that a sampled token can always be fed back. Blocks are handed out in a scattered order. Slots
+/// from max_num_seqs on are those of further data-parallel groups. One driver for a replica's whole
+/// life.
 class StepDriver {
  public:
   explicit StepDriver(InProcessReplica& replica);
@@ -37,7 +38,11 @@ class StepDriver {
 
   InProcessReplica& replica_;
   std::vector<Slot> slots_;
-  std::deque<uint32_t> free_blocks_;
+  std::deque<uint32_t>& FreeBlocksOf(int slot) {
+    return free_blocks_[slot / replica_.options().max_num_seqs];
+  }
+
+  std::vector<std::deque<uint32_t>> free_blocks_;  // by data-parallel group
   v1::StepPlan plan_;
   uint64_t step_ = 1;
 };

@@ -44,35 +44,56 @@ TinyLlama::TinyLlama() {
             {"rope_theta", 10000.0},
             {"tie_word_embeddings", true}};
   const int kv = kv_heads * hidden / heads;
-  uint32_t seed = 0;
-  const auto add = [&](const std::string& tensor, std::vector<int64_t> shape) {
-    Tensor& made = tensors[tensor + ".weight"];
-    int64_t count = 1;
-    for (const int64_t size : shape) count *= size;
-    // Norm weights around 1, matrices such that their products stay of order 1.
-    const bool norm = shape.size() == 1;
-    for (int64_t i = 0; i < count; ++i) {
-      const double u =
-          kernels::Philox(seed, {static_cast<uint32_t>(i), 0, 0, 0})[0] * 0x1p-32 - 0.5;
-      made.values.push_back(static_cast<float>(norm ? 1 + 0.2 * u : 0.8 * u));
-    }
-    made.shape = std::move(shape);
-    ++seed;
-  };
-  add("model.embed_tokens", {vocabulary, hidden});
+  Add("model.embed_tokens", {vocabulary, hidden});
   for (int layer = 0; layer < layers; ++layer) {
     const std::string base = "model.layers." + std::to_string(layer) + ".";
-    add(base + "input_layernorm", {hidden});
-    add(base + "self_attn.q_proj", {hidden, hidden});
-    add(base + "self_attn.k_proj", {kv, hidden});
-    add(base + "self_attn.v_proj", {kv, hidden});
-    add(base + "self_attn.o_proj", {hidden, hidden});
-    add(base + "post_attention_layernorm", {hidden});
-    add(base + "mlp.gate_proj", {feed_forward, hidden});
-    add(base + "mlp.up_proj", {feed_forward, hidden});
-    add(base + "mlp.down_proj", {hidden, feed_forward});
+    Add(base + "input_layernorm", {hidden});
+    Add(base + "self_attn.q_proj", {hidden, hidden});
+    Add(base + "self_attn.k_proj", {kv, hidden});
+    Add(base + "self_attn.v_proj", {kv, hidden});
+    Add(base + "self_attn.o_proj", {hidden, hidden});
+    Add(base + "post_attention_layernorm", {hidden});
+    Add(base + "mlp.gate_proj", {feed_forward, hidden});
+    Add(base + "mlp.up_proj", {feed_forward, hidden});
+    Add(base + "mlp.down_proj", {hidden, feed_forward});
   }
-  add("model.norm", {hidden});
+  Add("model.norm", {hidden});
+}
+
+void TinyLlama::Add(const std::string& tensor, std::vector<int64_t> shape) {
+  Tensor& made = tensors[tensor + ".weight"];
+  int64_t count = 1;
+  for (const int64_t size : shape) count *= size;
+  // Norm weights around 1, matrices such that their products stay of order 1.
+  const bool norm = shape.size() == 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const double u = kernels::Philox(seed_, {static_cast<uint32_t>(i), 0, 0, 0})[0] * 0x1p-32 - 0.5;
+    made.values.push_back(static_cast<float>(norm ? 1 + 0.2 * u : 0.8 * u));
+  }
+  made.shape = std::move(shape);
+  ++seed_;
+}
+
+void TinyLlama::MakeMixtral(int experts, int experts_per_token) {
+  config["model_type"] = "mixtral";
+  config["num_local_experts"] = experts;
+  config["num_experts_per_tok"] = experts_per_token;
+  const auto hidden = config["hidden_size"].get<int64_t>();
+  const auto feed_forward = config["intermediate_size"].get<int64_t>();
+  for (int layer = 0; layer < config["num_hidden_layers"].get<int>(); ++layer) {
+    const std::string base = "model.layers." + std::to_string(layer) + ".";
+    for (const char* dense : {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
+      tensors.erase(base + dense + ".weight");
+    }
+    const std::string mixture = base + "block_sparse_moe.";
+    Add(mixture + "gate", {experts, hidden});
+    for (int expert = 0; expert < experts; ++expert) {
+      const std::string one = mixture + "experts." + std::to_string(expert) + ".";
+      Add(one + "w1", {feed_forward, hidden});
+      Add(one + "w2", {hidden, feed_forward});
+      Add(one + "w3", {feed_forward, hidden});
+    }
+  }
 }
 
 std::string TinyLlama::Write(const std::string& name) const {
