@@ -119,7 +119,7 @@ void Engine::StepDone(v1::StepResult result) {
     }
     counters_.steps += 1;
     oldest_step_since_ = Clock::now();
-    for (const TokenEvent& event : *events) {
+    for (TokenEvent& event : *events) {
       const auto found = sinks_.find(event.id);
       counters_.generated_tokens += 1;
       if (event.finished) {
@@ -127,9 +127,9 @@ void Engine::StepDone(v1::StepResult result) {
         const std::shared_ptr<TokenSink> sink = std::move(found->second);
         sinks_.erase(found);
         counters_.finished += 1;
-        sink->OnToken(event.token, event.finished);
+        sink->OnToken(std::move(event));
       } else {
-        found->second->OnToken(event.token, std::nullopt);
+        found->second->OnToken(std::move(event));
       }
     }
   });

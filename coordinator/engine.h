@@ -31,7 +31,7 @@ class TokenSink {
  public:
   virtual ~TokenSink() = default;
   /// A token, in order. After one with `finished` nothing more comes.
-  virtual void OnToken(int32_t token, std::optional<FinishReason> finished) = 0;
+  virtual void OnToken(TokenEvent event) = 0;
   /// The request ended without finishing: rejected, aborted or shut down. Nothing more comes.
   virtual void OnError(const absl::Status& status) = 0;
 };

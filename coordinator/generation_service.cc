@@ -53,7 +53,9 @@ class Call : public TokenSink, public std::enable_shared_from_this<Call> {
     engine_.Submit(std::move(prepared->sequence), shared_from_this());
   }
 
-  void OnToken(int32_t token, std::optional<FinishReason> finished) override {
+  void OnToken(TokenEvent event) override {
+    const int32_t token = event.token;
+    const std::optional<FinishReason> finished = event.finished;
     std::lock_guard lock(mutex_);
     if (ended_) return;
     new_tokens_.push_back(static_cast<uint32_t>(token));

@@ -10,6 +10,8 @@ namespace shardline::coordinator {
 Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits) {}
 
 absl::Status Scheduler::Add(SequenceRequest request) {
+  const absl::Status valid = CheckSequence(request, limits_.sequence);
+  if (!valid.ok()) return valid;
   if (waiting() >= limits_.max_queued_requests) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", waiting(), " requests wait (--max-queued-requests ",
@@ -131,6 +133,18 @@ bool Scheduler::EnsureBlocks(SequencePtr sequence, int length, v1::StepPlan& pla
   return true;
 }
 
+void Scheduler::AddScores(const Sequence& sequence, int count, v1::SlotWork& work,
+                          InFlightStep& record) {
+  if (!sequence.sampling.has_prompt_logprobs()) return;
+  const int end = std::min(sequence.computed + count + 1, sequence.prompt_length);
+  if (end <= sequence.prompt_scored + 1) return;  // all known from an earlier life
+  for (int i = sequence.computed + 1; i < end; ++i) work.add_score(sequence.tokens[i]);
+  if (work.score_size() > 0) {
+    record.scorers.push_back(
+        {{sequence.id, sequence.life, sequence.slot}, sequence.computed + 1, work.score_size()});
+  }
+}
+
 bool Scheduler::AddWork(SequencePtr sequence, int count, v1::StepPlan& plan, InFlightStep& record) {
   v1::SlotWork work;
   if (!EnsureBlocks(sequence, sequence->computed + count, plan, work)) return false;
@@ -140,6 +154,7 @@ bool Scheduler::AddWork(SequencePtr sequence, int count, v1::StepPlan& plan, InF
   for (int i = sequence->computed; i < std::min(known, sequence->computed + count); ++i) {
     work.add_tokens(sequence->tokens[i]);
   }
+  AddScores(*sequence, count, work, record);
   sequence->computed += count;
   sequence->last_planned_step = plan.step();
   if (sequence->computed == sequence->PlannedLength()) {
@@ -220,6 +235,10 @@ void Scheduler::Admit(v1::StepPlan& plan, InFlightStep& record) {
     v1::SlotStart& start = *plan.add_starts();
     start.set_slot(sequence->slot);
     *start.mutable_sampling() = sequence->sampling;
+    start.set_prompt_length(sequence->prompt_length);
+    if (LooksBack(sequence->sampling)) {
+      start.mutable_history()->Add(sequence->tokens.begin(), sequence->tokens.end());
+    }
     AddWork(sequence, std::min(length, group->budget), plan, record);
   }
 }
@@ -229,7 +248,7 @@ std::optional<v1::StepPlan> Scheduler::Schedule() {
   v1::StepPlan plan;
   plan.set_epoch(epoch_);
   plan.set_step(next_step_);
-  InFlightStep record{next_step_, {}};
+  InFlightStep record{next_step_, {}, {}};
   for (Group& group : groups_) {
     group.budget = limits_.max_num_batched_tokens;
     PlanDecodes(group, plan, record);
@@ -244,14 +263,8 @@ std::optional<v1::StepPlan> Scheduler::Schedule() {
   return plan;
 }
 
-absl::StatusOr<std::vector<TokenEvent>> Scheduler::Commit(const v1::StepResult& result) {
-  if (in_flight_.empty() || in_flight_.front().step != result.step()) {
-    return absl::InternalError(absl::StrCat(
-        "result of step ", result.step(), " where ",
-        in_flight_.empty() ? "none was outstanding"
-                           : absl::StrCat("step ", in_flight_.front().step, " was expected")));
-  }
-  const InFlightStep& record = in_flight_.front();
+absl::Status Scheduler::CheckResult(const InFlightStep& record,
+                                    const v1::StepResult& result) const {
   if (result.sampled_size() != static_cast<int>(record.samplers.size())) {
     return absl::InternalError(absl::StrCat("step ", result.step(), " answered with ",
                                             result.sampled_size(), " tokens where ",
@@ -267,19 +280,59 @@ absl::StatusOr<std::vector<TokenEvent>> Scheduler::Commit(const v1::StepResult& 
                        " and a token below ", capacity_.vocabulary, " were expected"));
     }
   }
+  int scores = 0;
+  for (const Scorer& scorer : record.scorers) scores += scorer.count;
+  if (result.scored_size() != scores) {
+    return absl::InternalError(absl::StrCat("step ", result.step(), " scored ",
+                                            result.scored_size(), " tokens where ", scores,
+                                            " were asked for"));
+  }
+  return absl::OkStatus();
+}
+
+Scheduler::Sequence* Scheduler::Find(const Sampler& sampler) {
+  const auto found = by_id_.find(sampler.id);
+  // Ended, or preempted since: a preempted sequence samples the same token again.
+  if (found == by_id_.end() || found->second->life != sampler.life || found->second->slot < 0) {
+    return nullptr;
+  }
+  return &*found->second;
+}
+
+void Scheduler::TakeScores(const InFlightStep& record, const v1::StepResult& result) {
+  int next = 0;
+  for (const Scorer& scorer : record.scorers) {
+    Sequence* const sequence = Find(scorer.sequence);
+    for (int i = 0; i < scorer.count; ++i, ++next) {
+      if (sequence == nullptr || scorer.position + i <= sequence->prompt_scored) continue;
+      sequence->prompt_scored = scorer.position + i;
+      sequence->prompt_scores.push_back(result.scored(next).score());
+    }
+  }
+}
+
+absl::StatusOr<std::vector<TokenEvent>> Scheduler::Commit(const v1::StepResult& result) {
+  if (in_flight_.empty() || in_flight_.front().step != result.step()) {
+    return absl::InternalError(absl::StrCat(
+        "result of step ", result.step(), " where ",
+        in_flight_.empty() ? "none was outstanding"
+                           : absl::StrCat("step ", in_flight_.front().step, " was expected")));
+  }
+  const InFlightStep& record = in_flight_.front();
+  const absl::Status valid = CheckResult(record, result);
+  if (!valid.ok()) return valid;
+  TakeScores(record, result);
   std::vector<TokenEvent> events;
   for (int i = 0; i < result.sampled_size(); ++i) {
-    const Sampler& sampler = record.samplers[i];
-    const auto found = by_id_.find(sampler.id);
-    // Ended, or preempted since: a preempted sequence samples the same token again.
-    if (found == by_id_.end() || found->second->life != sampler.life || found->second->slot < 0) {
-      continue;
-    }
-    Sequence& sequence = *found->second;
+    Sequence* const found = Find(record.samplers[i]);
+    if (found == nullptr) continue;
+    Sequence& sequence = *found;
     const int32_t token = static_cast<int32_t>(result.sampled(i).token());
     sequence.sampling_in_flight -= 1;
     sequence.tokens.push_back(token);
-    TokenEvent event{sequence.id, token, std::nullopt};
+    TokenEvent event{.id = sequence.id, .token = token};
+    if (sequence.sampling.has_logprobs()) event.score = result.sampled(i).score();
+    event.prompt_scores = std::exchange(sequence.prompt_scores, {});
     if (std::find(sequence.stop_tokens.begin(), sequence.stop_tokens.end(), token) !=
         sequence.stop_tokens.end()) {
       event.finished = FinishReason::kStop;
@@ -288,7 +341,7 @@ absl::StatusOr<std::vector<TokenEvent>> Scheduler::Commit(const v1::StepResult& 
       event.finished = FinishReason::kLength;
     }
     if (event.finished) Abort(sequence.id);
-    events.push_back(event);
+    events.push_back(std::move(event));
   }
   in_flight_.pop_front();
   return events;

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "coordinator/block_manager.h"
+#include "coordinator/sequence_request.h"
 #include "shardline/v1/worker_control.pb.h"
 
 namespace shardline::coordinator {
@@ -20,6 +21,7 @@ struct SchedulerLimits {
   int max_queued_requests = 1024;
   int64_t max_queued_tokens = 1 << 20;
   int block_size = 16;  // tokens in a KV block
+  SequenceLimits sequence;
 };
 
 /// What the replica brings.
@@ -28,24 +30,6 @@ struct ReplicaCapacity {
   int stages = 1;
   int32_t vocabulary = 0;
   int groups = 1;  // data-parallel
-};
-
-/// A request as the scheduler sees it.
-struct SequenceRequest {
-  uint64_t id = 0;
-  std::vector<int32_t> prompt;       // not empty
-  int max_tokens = 1;                // at least 1; prompt and answer fit the KV blocks
-  std::vector<int32_t> stop_tokens;  // sampling one of these ends the sequence
-  v1::SlotSampling sampling;         // seed always set
-};
-
-enum class FinishReason : uint8_t { kStop, kLength };
-
-/// A token that a sequence gained; `finished` when it was its last.
-struct TokenEvent {
-  uint64_t id = 0;
-  int32_t token = 0;
-  std::optional<FinishReason> finished;
 };
 
 /// Continuous batching with chunked prefill over paged KV blocks, as a pure state machine: no
@@ -64,7 +48,8 @@ class Scheduler {
  public:
   explicit Scheduler(const SchedulerLimits& limits);
 
-  /// Queues a request. kResourceExhausted when the queue is full. Ids must be unique.
+  /// Queues a request. kResourceExhausted when the queue is full, kInvalidArgument when the request
+  /// is beyond the limits. Ids must be unique.
   absl::Status Add(SequenceRequest request);
   /// Forgets a request wherever it is. False when it is unknown (already ended).
   bool Abort(uint64_t id);
@@ -109,6 +94,9 @@ class Scheduler {
     uint64_t last_sampled_step = 0;
     uint64_t last_planned_step = 0;
 
+    int prompt_scored = 0;                      // tokens after the first, of those to be scored
+    std::vector<v1::TokenScore> prompt_scores;  // until the first token's event
+
     /// Length once everything in flight has come back.
     int PlannedLength() const { return static_cast<int>(tokens.size()) + sampling_in_flight; }
     bool SampledAll() const { return PlannedLength() - prompt_length >= max_tokens; }
@@ -129,15 +117,28 @@ class Scheduler {
     uint64_t life;
     int slot;
   };
+  struct Scorer {
+    Sampler sequence;
+    int position;  // of the first token that is scored
+    int count;
+  };
   struct InFlightStep {
     uint64_t step;
     std::vector<Sampler> samplers;  // in plan order
+    std::vector<Scorer> scorers;    // in plan order
   };
 
   Group& GroupOf(const Sequence& sequence) { return groups_[sequence.slot / limits_.max_num_seqs]; }
   /// Blocks for `length` tokens; preempts newer sequences of the group that are not in this step if
   /// need be.
   bool EnsureBlocks(SequencePtr sequence, int length, v1::StepPlan& plan, v1::SlotWork& work);
+  /// Asks for scores of the prompt's tokens in what `work` processes, where they are wanted.
+  void AddScores(const Sequence& sequence, int count, v1::SlotWork& work, InFlightStep& record);
+  /// kInternal when `result` does not answer the step.
+  absl::Status CheckResult(const InFlightStep& record, const v1::StepResult& result) const;
+  void TakeScores(const InFlightStep& record, const v1::StepResult& result);
+  /// The sequence in the same life, or null.
+  Sequence* Find(const Sampler& sampler);
   /// True when the plan now has work for the sequence.
   bool AddWork(SequencePtr sequence, int count, v1::StepPlan& plan, InFlightStep& record);
   void PlanDecodes(Group& group, v1::StepPlan& plan, InFlightStep& record);

@@ -102,12 +102,19 @@ v1::LoadPlan MakeLoadPlan(const ServerConfig& config, const ServedModel& served)
   return plan;
 }
 
+SchedulerLimits LimitsFor(const ServerConfig& config, const ServedModel& served) {
+  SchedulerLimits limits = config.limits;
+  limits.sequence = {served.max_model_len,
+                     static_cast<int32_t>(served.model.family.spec.vocabulary)};
+  return limits;
+}
+
 class GrpcServer : public Server {
  public:
   GrpcServer(const ServerConfig& config, ServedModel served)
       : config_(config),
         served_(std::move(served)),
-        engine_({config.limits, config.step_timeout}),
+        engine_({LimitsFor(config, served_), config.step_timeout}),
         replica_(std::make_shared<Replica>(
             ReplicaOptions{config.layout, MakeLoadPlan(config, served_),
                            static_cast<int32_t>(served_.model.family.spec.vocabulary),

@@ -33,6 +33,25 @@ LogitStats ComputeLogitStats(Device& device, std::span<const float> logits,
   return {max, kernels.sum_exp(logits.data(), count, max, inverse_temperature)};
 }
 
+void ChangeLogits(Device&, std::span<float> logits, int32_t vocabulary_begin,
+                  std::span<const LogitChange> changes, std::span<const int32_t> forbidden) {
+  const auto find = [&](int32_t token) -> float* {
+    const int64_t index = int64_t{token} - vocabulary_begin;
+    return index >= 0 && index < static_cast<int64_t>(logits.size()) ? &logits[index] : nullptr;
+  };
+  for (const LogitChange& change : changes) {
+    float* const logit = find(change.token);
+    if (logit == nullptr) continue;
+    float x = *logit + change.bias;
+    x = x > 0 ? x / change.repetition : x * change.repetition;
+    x -= change.frequency;
+    *logit = x - change.presence;
+  }
+  for (const int32_t token : forbidden) {
+    if (float* const logit = find(token)) *logit = -kInfinity;
+  }
+}
+
 std::vector<Candidate> TopCandidates(Device&, std::span<const float> logits,
                                      int32_t vocabulary_begin, int count) {
   std::vector<Candidate> best;  // a heap with the worst on top

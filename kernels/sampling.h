@@ -29,6 +29,21 @@ struct LogitStats {
 LogitStats ComputeLogitStats(Device& device, std::span<const float> logits,
                              float inverse_temperature);
 
+/// What a request asks for one token's logit: x + bias, divided by `repetition` when positive and
+/// multiplied with it otherwise, minus `frequency`, minus `presence`, in this order.
+struct LogitChange {
+  int32_t token;
+  float bias = 0;
+  float repetition = 1;
+  float frequency = 0;
+  float presence = 0;
+};
+
+/// Changes the logits of a shard's row in place, then sets those of `forbidden` tokens to
+/// -infinity. Tokens of other shards are passed over; a token has one change at most.
+void ChangeLogits(Device& device, std::span<float> logits, int32_t vocabulary_begin,
+                  std::span<const LogitChange> changes, std::span<const int32_t> forbidden);
+
 /// The best min(count, logits.size()) candidates by logit, in order; tokens are
 /// vocabulary_begin + index.
 std::vector<Candidate> TopCandidates(Device& device, std::span<const float> logits,

@@ -83,7 +83,27 @@ std::optional<Candidate> CutoffOf(const MergedRow& merged, const SamplingRow& ro
 
 }  // namespace
 
-absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(kernels::Tensor logits,
+Sampler::Shards Sampler::ChangedRows(kernels::Tensor logits, std::span<const SamplingRow> rows) {
+  const auto changes = [](const SamplingRow& row) {
+    return !row.changes.empty() || !row.forbidden.empty();
+  };
+  const size_t columns = static_cast<size_t>(logits.cols);
+  changed_.resize(std::count_if(rows.begin(), rows.end(), changes) * columns);
+  std::span<float> free(changed_);
+  Shards shards;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    shards.push_back(Row(logits, i));
+    if (!changes(rows[i])) continue;
+    const std::span<float> copy = free.first(columns);
+    free = free.subspan(columns);
+    std::copy(shards.back().begin(), shards.back().end(), copy.begin());
+    kernels::ChangeLogits(device_, copy, vocabulary_begin_, rows[i].changes, rows[i].forbidden);
+    shards.back() = copy;
+  }
+  return shards;
+}
+
+absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(const Shards& logits,
                                                             std::span<const SamplingRow> rows) {
   std::vector<Candidate> cutoffs(rows.size(), kKeepAll);
   std::vector<size_t> open;
@@ -95,13 +115,13 @@ absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(kernels::Tensor logi
     const size_t record = sizeof(ShardWord) + limit * sizeof(Candidate);
     std::vector<std::byte> mine(open.size() * record);
     for (size_t i = 0; i < open.size(); ++i) {
-      const std::span<const float> shard = Row(logits, open[i]);
-      const std::vector<Candidate> best =
-          kernels::TopCandidates(device_, shard, vocabulary_begin_,
-                                 static_cast<int>(std::min<int64_t>(limit, logits.cols)));
+      const std::span<const float> shard = logits[open[i]];
+      const int64_t size = static_cast<int64_t>(shard.size());
+      const std::vector<Candidate> best = kernels::TopCandidates(
+          device_, shard, vocabulary_begin_, static_cast<int>(std::min(limit, size)));
       const ShardWord word = {
           kernels::ComputeLogitStats(device_, shard, 1.0f / rows[open[i]].temperature),
-          static_cast<int32_t>(best.size()), static_cast<int64_t>(best.size()) < logits.cols};
+          static_cast<int32_t>(best.size()), static_cast<int64_t>(best.size()) < size};
       std::byte* out = mine.data() + i * record;
       std::memcpy(out, &word, sizeof(word));
       std::memcpy(out + sizeof(word), best.data(), best.size() * sizeof(Candidate));
@@ -151,16 +171,16 @@ absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(kernels::Tensor logi
 
 absl::StatusOr<std::vector<int32_t>> Sampler::Sample(kernels::Tensor logits,
                                                      std::span<const SamplingRow> rows) {
-  const absl::StatusOr<std::vector<Candidate>> cutoffs = FindCutoffs(logits, rows);
+  const Shards shards = ChangedRows(logits, rows);
+  const absl::StatusOr<std::vector<Candidate>> cutoffs = FindCutoffs(shards, rows);
   if (!cutoffs.ok()) return cutoffs.status();
   std::vector<Candidate> mine(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     const SamplingRow& row = rows[i];
-    mine[i] =
-        IsGreedy(row)
-            ? kernels::TopCandidates(device_, Row(logits, i), vocabulary_begin_, 1)[0]
-            : kernels::GumbelArgmax(device_, Row(logits, i), vocabulary_begin_,
-                                    1.0f / row.temperature, (*cutoffs)[i], row.seed, row.position);
+    mine[i] = IsGreedy(row) ? kernels::TopCandidates(device_, shards[i], vocabulary_begin_, 1)[0]
+                            : kernels::GumbelArgmax(device_, shards[i], vocabulary_begin_,
+                                                    1.0f / row.temperature, (*cutoffs)[i], row.seed,
+                                                    row.position);
   }
   std::vector<Candidate> all(mine.size() * group_.size());
   const absl::Status gathered =
@@ -176,6 +196,65 @@ absl::StatusOr<std::vector<int32_t>> Sampler::Sample(kernels::Tensor logits,
     tokens[i] = std::max(best.token, 0);
   }
   return tokens;
+}
+
+absl::StatusOr<std::vector<Score>> Sampler::ScoreTokens(kernels::Tensor logits,
+                                                        std::span<const ScoreRow> rows) {
+  // Of each row: this shard's sum, the token's logit where it is here, and the best.
+  struct Word {
+    kernels::LogitStats stats;
+    float logit;
+  };
+  int most = 0;
+  for (const ScoreRow& row : rows) most = std::max(most, row.top);
+  const size_t record = sizeof(Word) + most * sizeof(Candidate);
+  std::vector<std::byte> mine(rows.size() * record);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::span<const float> shard = Row(logits, i);
+    const int64_t index = int64_t{rows[i].token} - vocabulary_begin_;
+    const bool here = index >= 0 && index < static_cast<int64_t>(shard.size());
+    const Word word = {kernels::ComputeLogitStats(device_, shard, 1.0f),
+                       here ? shard[index] : -kInfinity};
+    std::vector<Candidate> best =
+        kernels::TopCandidates(device_, shard, vocabulary_begin_, rows[i].top);
+    best.resize(most, {-kInfinity, -1});
+    std::byte* out = mine.data() + i * record;
+    std::memcpy(out, &word, sizeof(word));
+    std::memcpy(out + sizeof(word), best.data(), best.size() * sizeof(Candidate));
+  }
+  std::vector<std::byte> all(mine.size() * group_.size());
+  const absl::Status gathered = group_.AllGather(mine, all);
+  if (!gathered.ok()) return gathered;
+
+  std::vector<Score> scores(rows.size());
+  std::vector<Word> words(group_.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::vector<Candidate> best;
+    double max = -kInfinity, logit = -kInfinity;
+    for (int r = 0; r < group_.size(); ++r) {
+      const std::byte* in = all.data() + r * mine.size() + i * record;
+      std::memcpy(&words[r], in, sizeof(Word));
+      best.resize(best.size() + most);
+      std::memcpy(best.data() + best.size() - most, in + sizeof(Word), most * sizeof(Candidate));
+      max = std::max(max, double{words[r].stats.max});
+      logit = std::max(logit, double{words[r].logit});
+    }
+    double sum = 0;
+    for (const Word& word : words) {
+      if (word.stats.sum_exp > 0) sum += word.stats.sum_exp * std::exp(word.stats.max - max);
+    }
+    const double total = max + std::log(sum);
+    const auto logprob = [total](double x) {
+      const double value = x - total;
+      return std::isnan(value) ? -kInfinity : static_cast<float>(value);
+    };
+    std::erase_if(best, [](const Candidate& candidate) { return candidate.token < 0; });
+    std::sort(best.begin(), best.end(), Better);
+    best.resize(std::min(best.size(), static_cast<size_t>(rows[i].top)));
+    for (Candidate& candidate : best) candidate.score = logprob(candidate.score);
+    scores[i] = {logprob(logit), std::move(best)};
+  }
+  return scores;
 }
 
 }  // namespace shardline::worker

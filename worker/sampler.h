@@ -20,6 +20,22 @@ struct SamplingRow {
   float min_p = 0;        // 0: off
   uint64_t seed = 0;
   uint64_t position = 0;  // of the token to be sampled
+
+  // Changes of its logits before anything else; must outlive the call.
+  std::span<const kernels::LogitChange> changes;
+  std::span<const int32_t> forbidden;
+};
+
+/// A token whose log-probability is wanted, and how many of the likeliest tokens beside it.
+struct ScoreRow {
+  int32_t token = 0;
+  int top = 0;
+};
+
+/// Log-probabilities: of the token, and of the likeliest, best first.
+struct Score {
+  float logprob = 0;
+  std::vector<kernels::Candidate> top;
 };
 
 /// Samples over a vocabulary that is split among the ranks of a tensor-parallel group, exactly and
@@ -37,18 +53,28 @@ class Sampler {
   Sampler(kernels::Device& device, parallel::Communicator& tensor_group, int32_t vocabulary_begin)
       : device_(device), group_(tensor_group), vocabulary_begin_(vocabulary_begin) {}
 
-  /// One token a row of `logits` [rows, vocabulary shard]; the same on every rank. Collective.
+  /// One token a row of `logits` [rows, vocabulary shard], which stay as they are; the same on
+  /// every rank. Collective.
   absl::StatusOr<std::vector<int32_t>> Sample(kernels::Tensor logits,
                                               std::span<const SamplingRow> rows);
 
+  /// One score a row of `logits`, by the softmax of the row; the same on every rank. Collective.
+  absl::StatusOr<std::vector<Score>> ScoreTokens(kernels::Tensor logits,
+                                                 std::span<const ScoreRow> rows);
+
  private:
+  using Shards = std::vector<std::span<const float>>;  // a row each
+
+  /// The rows of `logits`; those that have changes as changed copies.
+  Shards ChangedRows(kernels::Tensor logits, std::span<const SamplingRow> rows);
   /// The cut-off of every row that has top-k, top-p or min-p; others keep all tokens.
-  absl::StatusOr<std::vector<kernels::Candidate>> FindCutoffs(kernels::Tensor logits,
+  absl::StatusOr<std::vector<kernels::Candidate>> FindCutoffs(const Shards& logits,
                                                               std::span<const SamplingRow> rows);
 
   kernels::Device& device_;
   parallel::Communicator& group_;
   const int32_t vocabulary_begin_;
+  std::vector<float> changed_;  // copies of rows that have changes
 };
 
 }  // namespace shardline::worker

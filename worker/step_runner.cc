@@ -18,6 +18,14 @@ absl::Status BadPlan(const v1::SlotWork& work, std::string_view what) {
       absl::StrCat("bad step plan: slot ", work.slot(), " ", std::string(what)));
 }
 
+void FillScore(const Score& score, v1::TokenScore& out) {
+  out.set_logprob(score.logprob);
+  for (const kernels::Candidate& candidate : score.top) {
+    out.add_top_tokens(static_cast<uint32_t>(candidate.token));
+    out.add_top_logprobs(candidate.score);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
@@ -39,7 +47,7 @@ absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
   runner->kv_ = *std::move(kv);
   const int64_t blocks = (options.max_model_len + options.block_size - 1) / options.block_size;
   absl::StatusOr<std::unique_ptr<StepInputs>> inputs =
-      StepInputs::Create(device, 2 * int64_t{options.max_num_batched_tokens} +
+      StepInputs::Create(device, 3 * int64_t{options.max_num_batched_tokens} +
                                      options.max_num_seqs * (3 + blocks) + 1);
   if (!inputs.ok()) return inputs.status();
   runner->inputs_ = *std::move(inputs);
@@ -89,8 +97,10 @@ absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Run(const v1::StepPlan
   if (status.ok()) status = BuildBatch(plan);
   if (!status.ok()) return status;
   const int64_t tokens = static_cast<int64_t>(positions_.size());
-  const absl::StatusOr<StepArrays> arrays = inputs_->Upload(
-      {tokens_, positions_, query_start_, context_length_, block_table_, sampling_rows_});
+  std::vector<int32_t> rows = sampling_rows_;
+  rows.insert(rows.end(), score_rows_.begin(), score_rows_.end());
+  const absl::StatusOr<StepArrays> arrays =
+      inputs_->Upload({tokens_, positions_, query_start_, context_length_, block_table_, rows});
   if (!arrays.ok()) return arrays.status();
 
   if (tokens > 0) {  // else this group has nothing to do, and its ranks only serve as experts
@@ -114,9 +124,10 @@ absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Run(const v1::StepPlan
   v1::StepResult result;
   result.set_epoch(plan.epoch());
   result.set_step(plan.step());
-  absl::StatusOr<std::vector<int32_t>> sampled = SampleAndSend(plan, arrays->rows);
-  if (!sampled.ok()) return sampled.status();
-  status = Gather(plan, *std::move(sampled), result);
+  v1::StepResult own;
+  status = SampleAndSend(plan, arrays->rows.first(sampling_rows_.size()), own);
+  if (status.ok()) status = ScorePrompts(arrays->rows.subspan(sampling_rows_.size()), own);
+  if (status.ok()) status = Gather(plan, std::move(own), result);
   if (!status.ok()) return status;
   result.set_compute_microseconds(std::chrono::duration_cast<std::chrono::microseconds>(
                                       std::chrono::steady_clock::now() - start)
@@ -154,6 +165,8 @@ absl::Status StepRunner::CheckSlots(const v1::StepPlan& plan) const {
       return absl::InvalidArgumentError(
           absl::StrCat("bad step plan: slot ", start.slot(), " cannot be started"));
     }
+    const absl::Status checked = CheckSampling(start, vocabulary_);
+    if (!checked.ok()) return checked;
   }
   for (const v1::SlotWork& work : plan.work()) {
     if (work.slot() >= slots) return BadPlan(work, "was not started");
@@ -179,6 +192,8 @@ absl::Status StepRunner::ApplySlotChanges(const v1::StepPlan& plan) {
     slot->length = 0;
     slot->last_token = -1;
     slot->sampling = start.sampling();
+    slot->prompt_length = static_cast<int>(start.prompt_length());
+    if (shard_.last_stage) slot->changes.Start(start);
   }
   return absl::OkStatus();
 }
@@ -209,6 +224,12 @@ absl::Status StepRunner::CheckWork(const v1::SlotWork& work, const Slot& slot) c
       return BadPlan(work, absl::StrCat("gets token ", token));
     }
   }
+  if (work.score_size() > work.tokens_size()) return BadPlan(work, "scores more than it processes");
+  for (const uint32_t token : work.score()) {
+    if (token >= static_cast<uint32_t>(vocabulary_)) {
+      return BadPlan(work, absl::StrCat("scores token ", token));
+    }
+  }
   if (work.tokens().empty() && shard_.first_stage && slot.last_token < 0) {
     return BadPlan(work, "is fed back a token before one was sampled");
   }
@@ -224,6 +245,9 @@ absl::Status StepRunner::BuildBatch(const v1::StepPlan& plan) {
   sampling_slots_.clear();
   sampling_rows_.clear();
   sampling_.clear();
+  score_rows_.clear();
+  scores_.clear();
+  scored_.clear();
   max_blocks_ = max_query_ = max_context_ = 0;
   if (plan.work().empty()) return absl::InvalidArgumentError("bad step plan: no work");
   ++runs_;
@@ -242,6 +266,14 @@ absl::Status StepRunner::BuildBatch(const v1::StepPlan& plan) {
       tokens_.insert(tokens_.end(), work.tokens().begin(), work.tokens().end());
     }
     const int count = std::max(1, work.tokens_size());
+    for (int i = 0; i < work.score_size(); ++i) {
+      score_rows_.push_back(static_cast<int32_t>(positions_.size()) + i);
+      scores_.push_back(
+          {static_cast<int32_t>(work.score(i)), static_cast<int>(slot.sampling.prompt_logprobs())});
+      v1::ScoredToken& scored = scored_.emplace_back();
+      scored.set_slot(work.slot());
+      scored.set_position(slot.length + i + 1);
+    }
     for (int i = 0; i < count; ++i) positions_.push_back(slot.length + i);
     slot.length += count;
     query_start_.push_back(static_cast<int32_t>(positions_.size()));
@@ -254,7 +286,9 @@ absl::Status StepRunner::BuildBatch(const v1::StepPlan& plan) {
       sampling_rows_.push_back(static_cast<int32_t>(positions_.size()) - 1);
       sampling_.push_back({slot.sampling.temperature(), slot.sampling.top_p(),
                            static_cast<int>(slot.sampling.top_k()), slot.sampling.min_p(),
-                           slot.sampling.seed(), static_cast<uint64_t>(slot.length)});
+                           slot.sampling.seed(), static_cast<uint64_t>(slot.length),
+                           slot.changes.changes(),
+                           slot.changes.Forbidden(slot.length - slot.prompt_length)});
     }
   }
   block_table_.assign(context_length_.size() * max_blocks_, 0);
@@ -271,54 +305,115 @@ kernels::AttentionBatch StepRunner::Batch(const StepArrays& arrays) const {
           max_context_};
 }
 
-absl::StatusOr<std::vector<int32_t>> StepRunner::SampleAndSend(const v1::StepPlan& plan,
-                                                               kernels::Indices rows) {
-  if (sampling_slots_.empty()) return std::vector<int32_t>();
+absl::Status StepRunner::SampleAndSend(const v1::StepPlan& plan, kernels::Indices rows,
+                                       v1::StepResult& own) {
+  if (sampling_slots_.empty()) return absl::OkStatus();
   const kernels::Tensor logits =
       transformer_->Logits(static_cast<int64_t>(positions_.size()), rows);
   if (observer_) observer_(plan, logits);
-  absl::StatusOr<std::vector<int32_t>> sampled = sampler_.Sample(logits, sampling_);
-  if (!sampled.ok()) return sampled;
-  for (size_t i = 0; i < sampled->size(); ++i) {
-    slots_[sampling_slots_[i]].last_token = (*sampled)[i];
+  const absl::StatusOr<std::vector<int32_t>> sampled = sampler_.Sample(logits, sampling_);
+  if (!sampled.ok()) return sampled.status();
+  if (!shard_.first_stage) {
+    const absl::Status sent =
+        world_.Send(std::as_bytes(std::span(*sampled)), PeerOfStage(0), kTokensTag);
+    if (!sent.ok()) return sent;
   }
-  if (shard_.first_stage) return sampled;
-  const absl::Status sent =
-      world_.Send(std::as_bytes(std::span(*sampled)), PeerOfStage(0), kTokensTag);
-  if (!sent.ok()) return sent;
-  return sampled;
+  std::vector<ScoreRow> wanted(sampled->size());
+  bool any_wanted = false;
+  for (size_t i = 0; i < sampled->size(); ++i) {
+    Slot& slot = slots_[sampling_slots_[i]];
+    slot.last_token = (*sampled)[i];
+    slot.changes.Add((*sampled)[i]);
+    wanted[i] = {(*sampled)[i], static_cast<int>(slot.sampling.logprobs())};
+    any_wanted |= slot.sampling.has_logprobs();
+    v1::SampledToken& token = *own.add_sampled();
+    token.set_slot(shard_.place.dp * static_cast<int>(slots_.size()) + sampling_slots_[i]);
+    token.set_token((*sampled)[i]);
+  }
+  if (!any_wanted) return absl::OkStatus();
+  const absl::StatusOr<std::vector<Score>> scores = sampler_.ScoreTokens(logits, wanted);
+  if (!scores.ok()) return scores.status();
+  for (size_t i = 0; i < scores->size(); ++i) {
+    if (!slots_[sampling_slots_[i]].sampling.has_logprobs()) continue;
+    FillScore((*scores)[i], *own.mutable_sampled(static_cast<int>(i))->mutable_score());
+  }
+  return absl::OkStatus();
 }
 
-absl::Status StepRunner::Gather(const v1::StepPlan& plan, std::vector<int32_t> own,
+absl::Status StepRunner::ScorePrompts(kernels::Indices rows, v1::StepResult& own) {
+  // As many rows at once as the logits' memory holds.
+  const size_t most = std::min(options_.max_num_seqs, options_.max_num_batched_tokens);
+  for (size_t begin = 0; begin < rows.size(); begin += most) {
+    const size_t count = std::min(most, rows.size() - begin);
+    const kernels::Tensor logits =
+        transformer_->Logits(static_cast<int64_t>(positions_.size()), rows.subspan(begin, count));
+    const absl::StatusOr<std::vector<Score>> scores =
+        sampler_.ScoreTokens(logits, std::span(scores_).subspan(begin, count));
+    if (!scores.ok()) return scores.status();
+    for (size_t i = 0; i < count; ++i) {
+      v1::ScoredToken& scored = *own.add_scored();
+      scored = scored_[begin + i];
+      FillScore((*scores)[i], *scored.mutable_score());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::SendResult(const v1::StepResult& own, int rank) {
+  const std::string bytes = own.SerializeAsString();
+  const uint64_t size = bytes.size();
+  absl::Status status = world_.Send(std::as_bytes(std::span(&size, 1)), rank, kResultTag);
+  if (status.ok()) status = world_.Send(std::as_bytes(std::span(bytes)), rank, kResultTag);
+  return status;
+}
+
+absl::StatusOr<v1::StepResult> StepRunner::ReceiveResult(int rank) {
+  uint64_t size = 0;
+  absl::Status status =
+      world_.Receive(std::as_writable_bytes(std::span(&size, 1)), rank, kResultTag);
+  if (!status.ok()) return status;
+  std::string bytes(size, '\0');
+  status = world_.Receive(std::as_writable_bytes(std::span(bytes)), rank, kResultTag);
+  if (!status.ok()) return status;
+  v1::StepResult result;
+  if (!result.ParseFromString(bytes)) {
+    return absl::InternalError(absl::StrCat("rank ", rank, " sent a result that is none"));
+  }
+  return result;
+}
+
+absl::Status StepRunner::Gather(const v1::StepPlan& plan, v1::StepResult own,
                                 v1::StepResult& result) {
   const parallel::Layout& layout = shard_.layout;
   const parallel::Coordinates& place = shard_.place;
-  std::vector<std::vector<int32_t>> sampled(layout.dp);  // by group, in plan order
-  sampled[place.dp] = std::move(own);
-  const bool reports = place.tp == 0 && place.dp == 0;
-  if (reports) {
-    for (const v1::SlotWork& work : plan.work()) {
-      const size_t group = work.slot() / slots_.size();
-      if (work.sample() && group > 0) sampled[group].push_back(-1);
+  std::vector<bool> answers(layout.dp, false);  // has something to tell, by group
+  for (const v1::SlotWork& work : plan.work()) {
+    if (work.sample() || work.score_size() > 0) answers[work.slot() / slots_.size()] = true;
+  }
+  std::vector<v1::StepResult> parts(layout.dp);  // by group
+  for (int group = 1; group < layout.dp && place.tp == 0; ++group) {
+    if (!answers[group]) continue;
+    if (place.dp == group) {
+      const absl::Status sent = SendResult(own, parallel::RankOf(layout, {place.pp, 0, 0}));
+      if (!sent.ok()) return sent;
+    } else if (place.dp == 0) {
+      absl::StatusOr<v1::StepResult> part =
+          ReceiveResult(parallel::RankOf(layout, {place.pp, group, 0}));
+      if (!part.ok()) return part.status();
+      parts[group] = *std::move(part);
     }
   }
-  for (int group = 1; group < layout.dp; ++group) {
-    std::vector<int32_t>& tokens = sampled[group];
-    if (tokens.empty() || place.tp != 0) continue;
-    const absl::Status status =
-        reports ? world_.Receive(std::as_writable_bytes(std::span(tokens)),
-                                 parallel::RankOf(layout, {place.pp, group, 0}), kResultTag)
-                : world_.Send(std::as_bytes(std::span(tokens)),
-                              parallel::RankOf(layout, {place.pp, 0, 0}), kResultTag);
-    if (!status.ok()) return status;
-  }
-  std::vector<size_t> next(layout.dp, 0);
+  parts[place.dp] = std::move(own);
+  std::vector<int> sampled(layout.dp, 0), scored(layout.dp, 0);
   for (const v1::SlotWork& work : plan.work()) {
     const size_t group = work.slot() / slots_.size();
-    if (!work.sample() || sampled[group].empty()) continue;
-    v1::SampledToken& token = *result.add_sampled();
-    token.set_slot(work.slot());
-    token.set_token(sampled[group][next[group]++]);
+    v1::StepResult& part = parts[group];
+    if (work.sample() && sampled[group] < part.sampled_size()) {
+      result.add_sampled()->Swap(part.mutable_sampled(sampled[group]++));
+    }
+    for (int i = 0; i < work.score_size() && scored[group] < part.scored_size(); ++i) {
+      result.add_scored()->Swap(part.mutable_scored(scored[group]++));
+    }
   }
   return absl::OkStatus();
 }

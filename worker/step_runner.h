@@ -15,6 +15,7 @@
 #include "parallel/partition.h"
 #include "shardline/v1/worker_control.pb.h"
 #include "worker/kv_memory.h"
+#include "worker/logit_changes.h"
 #include "worker/sampler.h"
 #include "worker/step_inputs.h"
 #include "worker/transformer.h"
@@ -66,6 +67,8 @@ class StepRunner {
     int32_t last_token = -1;  // sampled last; first and last stage know it
     uint64_t run = 0;         // the last one that had work for it
     v1::SlotSampling sampling;
+    int prompt_length = 0;
+    LogitChanges changes;  // last stage
   };
   struct PendingTokens {
     uint64_t step;
@@ -84,11 +87,16 @@ class StepRunner {
   absl::Status CheckWork(const v1::SlotWork& work, const Slot& slot) const;
   kernels::AttentionBatch Batch(const StepArrays& arrays) const;
   absl::Status ReceiveTokens(uint64_t up_to_step);
-  /// The tokens of the rows that sample; tells them to the first stage.
-  absl::StatusOr<std::vector<int32_t>> SampleAndSend(const v1::StepPlan& plan,
-                                                     kernels::Indices rows);
-  /// Fills in what this rank's group sampled, and on the first rank of the stage what all did.
-  absl::Status Gather(const v1::StepPlan& plan, std::vector<int32_t> own, v1::StepResult& result);
+  /// Samples the rows that the plan samples and tells the first stage; `own` gets the group's
+  /// tokens and, where they are wanted, scores.
+  absl::Status SampleAndSend(const v1::StepPlan& plan, kernels::Indices rows, v1::StepResult& own);
+  /// Scores the prompt tokens that the plan wants scored, `rows` of the step before each.
+  absl::Status ScorePrompts(kernels::Indices rows, v1::StepResult& own);
+  /// On the first rank of the stage: puts what all groups have into the plan's order. Elsewhere
+  /// `own` goes there, and is the result.
+  absl::Status Gather(const v1::StepPlan& plan, v1::StepResult own, v1::StepResult& result);
+  absl::Status SendResult(const v1::StepResult& own, int rank);
+  absl::StatusOr<v1::StepResult> ReceiveResult(int rank);
   void Forget();
   int PeerOfStage(int stage) const;
   std::span<std::byte> HiddenBytes(int64_t tokens) const;
@@ -121,6 +129,9 @@ class StepRunner {
   std::vector<int> sampling_slots_;     // of these, those that sample
   std::vector<int32_t> sampling_rows_;  // of the step's tokens
   std::vector<SamplingRow> sampling_;
+  std::vector<int32_t> score_rows_;  // of the step's tokens
+  std::vector<ScoreRow> scores_;
+  std::vector<v1::ScoredToken> scored_;  // slot and position
 };
 
 }  // namespace shardline::worker

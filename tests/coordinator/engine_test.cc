@@ -17,9 +17,9 @@ using std::chrono::milliseconds;
 /// Collects what a client would see.
 class Collector : public TokenSink {
  public:
-  void OnToken(int32_t token, std::optional<FinishReason> finished) override {
-    tokens.push_back(token);
-    if (finished) done_.set_value(absl::OkStatus());
+  void OnToken(TokenEvent event) override {
+    tokens.push_back(event.token);
+    if (event.finished) done_.set_value(absl::OkStatus());
   }
   void OnError(const absl::Status& status) override { done_.set_value(status); }
   absl::Status Wait() { return done_.get_future().get(); }
