@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Shardline needs, from Debian or Ubuntu packages. Does nothing when all is there.
 #   scripts/setup.sh          to build and run
-#   scripts/setup.sh --dev    also to test: sanitizer and fuzzer runtimes, clang-format
+#   scripts/setup.sh --dev    also to test: sanitizer and fuzzer runtimes, clang-format, Slurm
 set -euo pipefail
 
 dev=
@@ -19,7 +19,8 @@ packages=(
   nlohmann-json3-dev libpcre2-dev libspdlog-dev libcli11-dev zlib1g-dev
   python3 python3-pip unzip
 )
-[ -z "$dev" ] || packages+=(clang lld clang-format llvm python3-venv git)
+[ -z "$dev" ] || packages+=(clang lld clang-format llvm python3-venv git
+  munge slurmctld slurmd slurm-client)
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
   echo "setup: this is neither Debian nor Ubuntu; install the equivalents of these packages:" >&2

@@ -1,0 +1,153 @@
+"""deploy/slurm in a real Slurm of two nodes on this host."""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import grpc
+
+from harness import BIN, ROOT, pb_grpc, collect, request, smollm2, wait_for
+from slurm_cluster import Slurm
+
+DEPLOY = ROOT / "deploy" / "slurm"
+LINES = 200
+PROMPT = "Once upon a time"
+
+
+def ours(folder):
+    """Processes of a job whose logs are in `folder`: their command line or environment names it."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f"SHARDLINE_LOG_DIR={folder}\0".encode() in (
+                    entry / "environ").read_bytes():
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found.append((int(entry.name), command))
+    return found
+
+
+def submit(slurm, script, folder, *arguments, **environment):
+    """One rank a node: two stages by default."""
+    return slurm.submit("--nodes=2", "--ntasks-per-node=1", f"--output={folder}/job.out",
+                        "--export=ALL", DEPLOY / script, *arguments,
+                        SHARDLINE_MODEL=smollm2(), SHARDLINE_BIN=str(BIN),
+                        SHARDLINE_LOG_DIR=str(folder / "logs"), **environment)
+
+
+def answers(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    twice = [key for key, n in collections.Counter(a["id"] for a in lines).items() if n > 1]
+    assert not twice, twice
+    return {a["id"]: a["text"] for a in lines}
+
+
+def write_prompts(path):
+    path.write_text("".join(json.dumps(
+        {"id": f"q{i}", "prompt": f"Question {i}: what comes after {i}?", "max_tokens": 4 + i % 8,
+         "temperature": 0.7 if i % 4 == 0 else 0}) + "\n" for i in range(LINES)))
+
+
+def address_of(slurm, folder, job):
+    file = folder / "logs" / "address"
+    slurm.wait_for(lambda: "ready address=" in (folder / "job.out").read_text(),
+                   f"job {job} to serve: {slurm.state(job)}", 120)
+    return file.read_text().strip()
+
+
+def stream(address):
+    with grpc.insecure_channel(address) as channel:
+        return collect(pb_grpc.GenerationStub(channel).GenerateStream(
+            request(PROMPT, max_tokens=24)))[0]
+
+
+def kill_a_rank(folder):
+    rank = next(pid for pid, command in ours(folder / "logs")
+                if "shardline-worker --coordinator" in command and "srun" not in command)
+    os.kill(rank, signal.SIGKILL)
+
+
+def service(slurm, folder):
+    """Serves; a killed rank comes back, and its request goes on; scancel leaves nothing."""
+    job = submit(slurm, "serve.sbatch", folder)
+    address = address_of(slurm, folder, job)
+    tokens = stream(address)
+    assert len(tokens) == 24, tokens
+    out = (folder / "job.out").read_text()
+    assert "pipeline_parallel_size=2" in out and "tensor_parallel_size=1" in out, out
+
+    source, whole = folder / "prompts.jsonl", folder / "whole.jsonl"
+    write_prompts(source)
+    result = subprocess.run([str(BIN / "shardline"), "batch", "--address", address, "--input",
+                             str(source), "--output", str(whole)], text=True, capture_output=True)
+    assert result.returncode == 0, result
+
+    with grpc.insecure_channel(address) as channel:
+        running = pb_grpc.GenerationStub(channel).GenerateStream(request(PROMPT, max_tokens=24))
+        first = list(next(running).token_ids)
+        kill_a_rank(folder)
+        rest = collect(running)[0]
+    assert first + rest == tokens, (first, rest, tokens)
+    assert "starting it again" in (folder / "job.out").read_text()
+
+    slurm.run("scancel", job)
+    slurm.wait_for(lambda: slurm.state(job) in ("CANCELLED", ""), "the job to end")
+    wait_for(lambda: not ours(folder / "logs"), f"nothing to be left: {ours(folder / 'logs')}", 30)
+    return answers(whole)
+
+
+def batch(slurm, folder, whole):
+    """Requeued half-way, with a rank killed before: every line once, as in an undisturbed run."""
+    source, results = folder / "prompts.jsonl", folder / "results.jsonl"
+    write_prompts(source)
+    job = submit(slurm, "batch.sbatch", folder, "--concurrency=4",
+                 SHARDLINE_INPUT=str(source), SHARDLINE_OUTPUT=str(results))
+
+    def count(least):
+        return results.exists() and results.read_text().count("\n") >= least
+    slurm.wait_for(lambda: count(20), "the first answers", 120)
+    kill_a_rank(folder)
+    slurm.wait_for(lambda: count(60), "answers after a rank was lost", 120)
+    assert not count(LINES), "the batch ended before it could be disturbed"
+    slurm.run("scontrol", "requeue", job)
+    slurm.wait_for(lambda: slurm.state(job) == "COMPLETED", "the requeued job to complete", 240)
+    out = (folder / "job.out").read_text()
+    assert out.count("ready address=") == 2 and f"{LINES} of {LINES} lines answered" in out, out
+    assert answers(results) == whole
+    wait_for(lambda: not ours(folder / "logs"), f"nothing to be left: {ours(folder / 'logs')}", 30)
+
+
+def wrong_layout(slurm, folder):
+    job = submit(slurm, "serve.sbatch", folder, SHARDLINE_TENSOR_PARALLEL_SIZE="3")
+    slurm.wait_for(lambda: slurm.state(job) == "FAILED", "the job to fail")
+    assert "are not the 2 tasks" in (folder / "job.out").read_text()
+
+
+def main():
+    if os.geteuid() != 0 or not shutil.which("munged", path="/usr/sbin"):
+        sys.exit("needs root, and Slurm's packages (scripts/setup.sh --dev installs them)")
+    with tempfile.TemporaryDirectory(prefix="shardline-slurm-jobs.") as name, Slurm() as slurm:
+        whole = None
+        for check in (wrong_layout, service, batch):
+            begin = time.time()
+            folder = pathlib.Path(name) / check.__name__
+            folder.mkdir()
+            try:
+                whole = check(slurm, folder, *([whole] if check is batch else []))
+            except BaseException:
+                for log in [folder / "job.out", *(folder / "logs").glob("*")]:
+                    if log.exists():
+                        print(f"--- {log.name}\n{log.read_text()[-3000:]}", file=sys.stderr)
+                raise
+            print(f"{check.__name__}: ok, {time.time() - begin:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
