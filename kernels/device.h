@@ -23,6 +23,9 @@ struct DeviceOptions {
   int processes = 1;
   /// CUDA: which of the visible devices; this rank's number on its host, taken modulo their count.
   int ordinal = 0;
+  /// CUDA: large products through cuBLASLt. Faster, and a token's bits may then depend on the step
+  /// that it is computed in (kernels/cuda/products.h).
+  bool fast_products = false;
 };
 
 class Device;
@@ -85,6 +88,8 @@ class Device {
   /// True when the host may read and write device memory as its own, so that copies between the
   /// two can be left out.
   virtual bool shares_host_memory() const = 0;
+  /// Processes of this host, this one included, that share what AvailableMemory reports.
+  virtual int sharers() const = 0;
 
   /// Error: kResourceExhausted, naming the size.
   absl::StatusOr<Buffer> Allocate(size_t bytes, MemoryKind memory = MemoryKind::kDevice);

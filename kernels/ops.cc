@@ -4,6 +4,10 @@
 #include <cstdlib>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/row_sampling.h"
+#ifdef SHARDLINE_CUDA
+#include "kernels/cuda/cuda_ops.h"
+#endif
 
 namespace shardline::kernels {
 namespace {
@@ -13,53 +17,77 @@ cpu::CpuDevice& Cpu(Device& device) {
   return static_cast<cpu::CpuDevice&>(device);
 }
 
+// Calls the op of the device's backend.
+#ifdef SHARDLINE_CUDA
+cuda::CudaDevice& Cuda(Device& device) { return static_cast<cuda::CudaDevice&>(device); }
+#define SHARDLINE_ON_DEVICE(op, ...)                                        \
+  (device.kind() == DeviceKind::kCuda ? cuda::op(Cuda(device), __VA_ARGS__) \
+                                      : cpu::op(Cpu(device), __VA_ARGS__))
+#else
+#define SHARDLINE_ON_DEVICE(op, ...) cpu::op(Cpu(device), __VA_ARGS__)
+#endif
+
 }  // namespace
 
 void EmbeddingLookup(Device& device, Tensor table, int64_t vocabulary_begin, Indices tokens,
                      Tensor out) {
-  cpu::EmbeddingLookup(Cpu(device), table, vocabulary_begin, tokens, out);
+  SHARDLINE_ON_DEVICE(EmbeddingLookup, table, vocabulary_begin, tokens, out);
 }
 void RmsNorm(Device& device, Tensor x, Tensor weight, float epsilon, Tensor y) {
-  cpu::RmsNorm(Cpu(device), x, weight, epsilon, y);
+  SHARDLINE_ON_DEVICE(RmsNorm, x, weight, epsilon, y);
 }
 void LayerNorm(Device& device, Tensor x, Tensor weight, Tensor bias, float epsilon, Tensor y) {
-  cpu::LayerNorm(Cpu(device), x, weight, bias, epsilon, y);
+  SHARDLINE_ON_DEVICE(LayerNorm, x, weight, bias, epsilon, y);
 }
-void Scale(Device& device, Tensor x, float factor) { cpu::Scale(Cpu(device), x, factor); }
-void SoftCap(Device& device, Tensor x, float cap) { cpu::SoftCap(Cpu(device), x, cap); }
-void Add(Device& device, Tensor x, Tensor delta) { cpu::Add(Cpu(device), x, delta); }
-void AddBias(Device& device, Tensor x, Tensor bias) { cpu::AddBias(Cpu(device), x, bias); }
+void Scale(Device& device, Tensor x, float factor) { SHARDLINE_ON_DEVICE(Scale, x, factor); }
+void SoftCap(Device& device, Tensor x, float cap) { SHARDLINE_ON_DEVICE(SoftCap, x, cap); }
+void Add(Device& device, Tensor x, Tensor delta) { SHARDLINE_ON_DEVICE(Add, x, delta); }
+void AddBias(Device& device, Tensor x, Tensor bias) { SHARDLINE_ON_DEVICE(AddBias, x, bias); }
 void MatMul(Device& device, Tensor x, Tensor w, Tensor bias, Tensor y) {
-  cpu::MatMul(Cpu(device), x, w, bias, y);
+  SHARDLINE_ON_DEVICE(MatMul, x, w, bias, y);
 }
 void Activate(Device& device, Activation activation, Tensor x) {
-  cpu::Activate(Cpu(device), activation, x);
+  SHARDLINE_ON_DEVICE(Activate, activation, x);
 }
 void GatedActivation(Device& device, Activation activation, Tensor gate, Tensor up, Tensor out) {
-  cpu::GatedActivation(Cpu(device), activation, gate, up, out);
+  SHARDLINE_ON_DEVICE(GatedActivation, activation, gate, up, out);
 }
 void Rotary(Device& device, const RotaryParams& params, Indices positions, Tensor x) {
-  cpu::Rotary(Cpu(device), params, positions, x);
+  SHARDLINE_ON_DEVICE(Rotary, params, positions, x);
 }
 void WriteKv(Device& device, const AttentionBatch& batch, Tensor k, Tensor v,
              const KvCache& cache) {
-  cpu::WriteKv(Cpu(device), batch, k, v, cache);
+  SHARDLINE_ON_DEVICE(WriteKv, batch, k, v, cache);
 }
 void Attention(Device& device, const AttentionParams& params, const AttentionBatch& batch, Tensor q,
                const KvCache& cache, Tensor out) {
-  cpu::Attention(Cpu(device), params, batch, q, cache, out);
+  SHARDLINE_ON_DEVICE(Attention, params, batch, q, cache, out);
 }
-void SigmoidGate(Device& device, Tensor gate, Tensor x) { cpu::SigmoidGate(Cpu(device), gate, x); }
+void SigmoidGate(Device& device, Tensor gate, Tensor x) {
+  SHARDLINE_ON_DEVICE(SigmoidGate, gate, x);
+}
 void RouteTopK(Device& device, Tensor logits, bool normalise, const Routing& routing) {
-  cpu::RouteTopK(Cpu(device), logits, normalise, routing);
+  SHARDLINE_ON_DEVICE(RouteTopK, logits, normalise, routing);
 }
 void ExpertFeedForward(Device& device, Activation activation, Tensor x, const Routing& routing,
                        std::span<const ExpertWeights> experts, const ExpertScratch& scratch,
                        Tensor out) {
-  cpu::ExpertFeedForward(Cpu(device), activation, x, routing, experts, scratch, out);
+  SHARDLINE_ON_DEVICE(ExpertFeedForward, activation, x, routing, experts, scratch, out);
 }
 void GatherRows(Device& device, Tensor x, Indices rows, Tensor rows_out) {
-  cpu::GatherRows(Cpu(device), x, rows, rows_out);
+  SHARDLINE_ON_DEVICE(GatherRows, x, rows, rows_out);
+}
+void ComputeLogitStats(Device& device, Tensor logits, std::span<const StatsRow> rows,
+                       std::span<LogitStats> out) {
+  SHARDLINE_ON_DEVICE(ComputeLogitStats, logits, rows, out);
+}
+void TopCandidates(Device& device, Tensor logits, int32_t vocabulary_begin,
+                   std::span<const int32_t> rows, int count, std::span<Candidate> out) {
+  SHARDLINE_ON_DEVICE(TopCandidates, logits, vocabulary_begin, rows, count, out);
+}
+void DrawTokens(Device& device, Tensor logits, int32_t vocabulary_begin,
+                std::span<const DrawRow> rows, std::span<Candidate> out) {
+  SHARDLINE_ON_DEVICE(DrawTokens, logits, vocabulary_begin, rows, out);
 }
 
 }  // namespace shardline::kernels

@@ -76,7 +76,8 @@ Scratch& ThreadScratch() {
   return scratch;
 }
 
-CpuDevice::CpuDevice(const KernelTable& kernels, int threads) : kernels_(kernels), pool_(threads) {}
+CpuDevice::CpuDevice(const KernelTable& kernels, int threads, int sharers)
+    : kernels_(kernels), pool_(threads), sharers_(sharers) {}
 
 std::string CpuDevice::Description() const {
   return CpuModelName() + ", " + kernels_.name + ", " + std::to_string(threads()) +
@@ -115,7 +116,7 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const DeviceOptions& opt
   const int threads = options.threads == 0
                           ? std::max(1, UsableCpus() / std::max(1, options.processes))
                           : options.threads;
-  return std::make_unique<CpuDevice>(**kernels, threads);
+  return std::make_unique<CpuDevice>(**kernels, threads, std::max(1, options.processes));
 }
 
 }  // namespace shardline::kernels::cpu

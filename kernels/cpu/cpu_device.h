@@ -31,12 +31,13 @@ Scratch& ThreadScratch();
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(const KernelTable& kernels, int threads);
+  CpuDevice(const KernelTable& kernels, int threads, int sharers = 1);
 
   DeviceKind kind() const override { return DeviceKind::kCpu; }
   std::string Description() const override;
   int64_t AvailableMemory() const override;
   bool shares_host_memory() const override { return true; }
+  int sharers() const override { return sharers_; }
   void CopyToDevice(void* device, const void* host, size_t bytes) override;
   void CopyToHost(void* host, const void* device, size_t bytes) override;
   void Zero(void* device, size_t bytes) override;
@@ -53,6 +54,7 @@ class CpuDevice final : public Device {
  private:
   const KernelTable& kernels_;
   ThreadPool pool_;
+  const int sharers_;
   Scratch shared_scratch_;
 };
 
