@@ -56,6 +56,10 @@ const nlohmann::json* JsonAccess::Find(std::string_view key) const {
 
 bool JsonAccess::Has(std::string_view key) const { return Find(key) != nullptr; }
 
+bool JsonAccess::Holds(std::string_view key) const {
+  return object_.is_object() && object_.contains(std::string(key));
+}
+
 absl::Status JsonAccess::Error(std::string_view key, std::string_view what) const {
   const nlohmann::json* value = Find(key);
   std::string found = "missing";

@@ -24,6 +24,8 @@ class JsonAccess {
       : object_(object), origin_(std::move(origin)) {}
 
   bool Has(std::string_view key) const;
+  /// True for a null, too.
+  bool Holds(std::string_view key) const;
   /// Null when absent.
   const nlohmann::json* Find(std::string_view key) const;
 

@@ -19,7 +19,8 @@ std::vector<float> InverseFrequencies(double theta, int64_t dim) {
 }
 
 absl::StatusOr<std::vector<float>> FrequenciesFromConfig(const JsonAccess& config, int64_t head_dim,
-                                                         double default_theta, const char* kind) {
+                                                         const RotaryDefaults& defaults,
+                                                         const char* kind) {
   std::string key = config.Has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   const nlohmann::json* object = config.Find(key);
   if (object != nullptr && kind != nullptr && object->is_object() && object->contains(kind)) {
@@ -35,8 +36,8 @@ absl::StatusOr<std::vector<float>> FrequenciesFromConfig(const JsonAccess& confi
     return rope.Has(name) ? rope.Number(name, low, high)
                           : config.NumberOr(name, low, high, otherwise);
   };
-  const absl::StatusOr<double> theta = read("rope_theta", 1e-3, 1e12, default_theta);
-  const absl::StatusOr<double> partial = read("partial_rotary_factor", 1e-6, 1, 1.0);
+  const absl::StatusOr<double> theta = read("rope_theta", 1e-3, 1e12, defaults.theta);
+  const absl::StatusOr<double> partial = read("partial_rotary_factor", 1e-6, 1, defaults.partial);
   if (!theta.ok()) return theta.status();
   if (!partial.ok()) return partial.status();
   constexpr int64_t kMostHeadDim = 1 << 20;  // model::Validate() knows the real bound

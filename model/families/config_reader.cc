@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "model/rotary.h"
 
 namespace shardline::model {
 
@@ -64,7 +63,7 @@ std::vector<int32_t> ConfigReader::Tokens(const std::string& key, int64_t vocabu
   return tokens;
 }
 
-ModelSpec SpecFromConfig(ConfigReader& read) {
+ModelSpec SpecFromConfig(ConfigReader& read, const RotaryDefaults& rotary) {
   ModelSpec spec;
   spec.architecture = read.Text("model_type", "");
   spec.vocabulary = read.Int("vocab_size");
@@ -79,8 +78,8 @@ ModelSpec SpecFromConfig(ConfigReader& read) {
   spec.activation = read.Activation("hidden_act", "silu");
   spec.tied_embeddings = read.Bool("tie_word_embeddings", false);
   spec.eos_tokens = read.Tokens("eos_token_id", spec.vocabulary);
-  spec.rotary_inverse_frequency = {
-      read.Take(FrequenciesFromConfig(read.access(), spec.head_dim), std::vector<float>(1))};
+  spec.rotary_inverse_frequency = {read.Take(
+      FrequenciesFromConfig(read.access(), spec.head_dim, rotary), std::vector<float>(1))};
   return spec;
 }
 

@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "model/checkpoint.h"
 #include "model/json_access.h"
+#include "model/rotary.h"
 #include "model/spec.h"
 
 namespace shardline::model {
@@ -29,6 +30,13 @@ class ConfigReader {
   }
   float Number(const std::string& key, double low, double high, double otherwise) {
     return static_cast<float>(Take(access_.NumberOr(key, low, high, otherwise), otherwise));
+  }
+  /// Likewise, where null means "off", which is 0: `absent` is for a key that is not there at all.
+  int64_t IntOrOff(const std::string& key, int64_t absent) {
+    return access_.Holds(key) ? IntOr(key, 0) : absent;
+  }
+  float NumberOrOff(const std::string& key, double low, double high, double absent) {
+    return access_.Holds(key) ? Number(key, low, high, 0) : static_cast<float>(absent);
   }
   bool Bool(const std::string& key, bool otherwise) {
     return Take(access_.BoolOr(key, otherwise), otherwise);
@@ -69,7 +77,7 @@ class ConfigReader {
 
 /// What nearly all decoders since Llama state alike in config.json: sizes, norm, activation, rotary
 /// positions (one table), embeddings, end-of-sequence tokens.
-ModelSpec SpecFromConfig(ConfigReader& read);
+ModelSpec SpecFromConfig(ConfigReader& read, const RotaryDefaults& rotary = {});
 
 /// The same from GGUF metadata, whose keys begin with the architecture's name; biases and tied
 /// embeddings by the tensors that are there, mixtures by "expert_count".

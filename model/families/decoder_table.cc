@@ -173,8 +173,7 @@ class TableBuilder {
     Matrix({Role::kSharedExpertDown}, names_.shared_down, spec_.hidden, ShardRule::kSharedExpertIn,
            mixture.shared_feed_forward);
     Matrix({Role::kSharedExpertScale}, names_.shared_scale, 1, ShardRule::kReplicate);
-    // GGUF stores it as a vector.
-    if (names_.experts == nullptr) table_.back().place.shape = {spec_.hidden};
+    if (names_.shared_scale_is_vector) table_.back().place.shape = {spec_.hidden};
   }
 
   void AddExpertMatrix(int expert, Role role, const char* name, int64_t rows, int64_t cols,
@@ -225,7 +224,7 @@ constinit const DecoderNames kLlamaNames = {
     .shared_scale = "mlp.shared_expert_gate",
 };
 
-constinit const DecoderNames kGgufNames = {
+constexpr DecoderNames kGgufNames = {
     .embedding = "token_embd",
     .position_embedding = "position_embd",
     .final_norm = "output_norm",
@@ -254,6 +253,14 @@ constinit const DecoderNames kGgufNames = {
     .shared_down = "ffn_down_shexp",
     .shared_scale = "ffn_gate_inp_shexp",
 };
+
+DecoderNames GgufNames(const Checkpoint& checkpoint) {
+  DecoderNames names = kGgufNames;
+  if (checkpoint.Find("blk.0.attn_qkv.weight") != nullptr) names.qkv_layout = QkvLayout::kStacked;
+  const SourceTensor* scale = checkpoint.Find("blk.0.ffn_gate_inp_shexp.weight");
+  names.shared_scale_is_vector = scale != nullptr && scale->shape.size() == 1;
+  return names;
+}
 
 absl::StatusOr<FamilyModel> DescribeDecoder(const Checkpoint& checkpoint, const ConfigReader& read,
                                             ModelSpec spec, const DecoderNames& names) {

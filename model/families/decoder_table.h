@@ -48,14 +48,16 @@ struct DecoderNames {
   const char* shared_up = nullptr;
   const char* shared_down = nullptr;
   const char* shared_scale = nullptr;
+  bool shared_scale_is_vector = false;  // stored [H] rather than [1, H]
 
   bool transposed = false;  // matrices of layers are stored [in, out]
   float norm_added = 0.0f;  // norm weights are stored less this
 };
 
-/// Hugging Face's names since Llama, and GGUF's.
+/// Hugging Face's names since Llama.
 extern const DecoderNames kLlamaNames;
-extern const DecoderNames kGgufNames;
+/// GGUF's names; query, key and value are stacked or apart as the file has them.
+DecoderNames GgufNames(const Checkpoint& checkpoint);
 
 /// The end of every family's description: the reader's first error, or the spec checked, with the
 /// tensor table that its features imply.

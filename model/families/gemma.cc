@@ -34,7 +34,14 @@ absl::StatusOr<FamilyModel> DescribeGguf(const Checkpoint& checkpoint, ConfigRea
   const bool third = architecture == "gemma3";
   ModelSpec spec = SpecFromGguf(read, checkpoint, architecture);
   SetShape(spec, third);
-  AlternateWindows(spec, read.IntOr(architecture + ".attention.sliding_window", 0), third ? 6 : 2);
+  AlternateWindows(spec, read.IntOr(architecture + ".attention.sliding_window", third ? 0 : 4096),
+                   third ? 6 : 2);
+  // The 27B models scale by another size than the head's; the format has no key for it.
+  const size_t layers_of_27b = third ? 62 : 46;
+  if (spec.layers.size() == layers_of_27b) {
+    spec.attention_scale =
+        1.0f / std::sqrt(static_cast<float>(spec.hidden) / static_cast<float>(spec.heads));
+  }
   if (third) {
     const double theta = read.Number(architecture + ".rope.freq_base_swa", 1e-3, 1e12, kLocalTheta);
     UseLocalTable(spec, InverseFrequencies(theta, spec.head_dim / 2 * 2));
@@ -42,7 +49,7 @@ absl::StatusOr<FamilyModel> DescribeGguf(const Checkpoint& checkpoint, ConfigRea
     spec.attention_soft_cap = read.Number(architecture + ".attn_logit_softcapping", 0, 1e6, 50.0);
     spec.logit_soft_cap = read.Number(architecture + ".final_logit_softcapping", 0, 1e6, 30.0);
   }
-  return DescribeDecoder(checkpoint, read, std::move(spec), kGgufNames);
+  return DescribeDecoder(checkpoint, read, std::move(spec), GgufNames(checkpoint));
 }
 
 /// Gemma 2 (2024) and the text part of Gemma 3 (2025). Norm weights are stored less 1; llama.cpp's
@@ -60,10 +67,10 @@ absl::StatusOr<FamilyModel> DescribeGemma(const Checkpoint& checkpoint) {
   spec.attention_output_bias = spec.attention_bias;
   const double scalar = static_cast<double>(read.Number("query_pre_attn_scalar", 1e-3, 1e9, 256.0));
   spec.attention_scale = static_cast<float>(1.0 / std::sqrt(scalar));
-  spec.attention_soft_cap = read.Number("attn_logit_softcapping", 0, 1e6, 0.0);
-  spec.logit_soft_cap = read.Number("final_logit_softcapping", 0, 1e6, 0.0);
+  spec.attention_soft_cap = read.NumberOrOff("attn_logit_softcapping", 0, 1e6, third ? 0 : 50);
+  spec.logit_soft_cap = read.NumberOrOff("final_logit_softcapping", 0, 1e6, third ? 0 : 30);
 
-  const int64_t window = read.IntOr("sliding_window", 4096);
+  const int64_t window = read.IntOrOff("sliding_window", 4096);
   const std::vector<std::string> kinds = read.TextList("layer_types", spec.layers.size());
   if (kinds.empty()) {
     AlternateWindows(spec, window,
@@ -74,12 +81,12 @@ absl::StatusOr<FamilyModel> DescribeGemma(const Checkpoint& checkpoint) {
   }
   if (third) {
     const std::vector<float> none(1);
-    spec.rotary_inverse_frequency = {
-        read.Take(FrequenciesFromConfig(config, spec.head_dim, 1e6, "full_attention"), none)};
+    spec.rotary_inverse_frequency = {read.Take(
+        FrequenciesFromConfig(config, spec.head_dim, {.theta = 1e6}, "full_attention"), none)};
     const bool listed = config.Has("rope_parameters");
     UseLocalTable(
-        spec, listed ? read.Take(FrequenciesFromConfig(config, spec.head_dim, kLocalTheta,
-                                                       "sliding_attention"),
+        spec, listed ? read.Take(FrequenciesFromConfig(config, spec.head_dim,
+                                                       {.theta = kLocalTheta}, "sliding_attention"),
                                  none)
                      : InverseFrequencies(static_cast<double>(read.Number("rope_local_base_freq",
                                                                           1e-3, 1e12, kLocalTheta)),

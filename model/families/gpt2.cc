@@ -17,9 +17,7 @@ absl::StatusOr<FamilyModel> DescribeGguf(const Checkpoint& checkpoint, ConfigRea
   ModelSpec spec = SpecFromGguf(read, checkpoint, read.Text("general.architecture", ""));
   SetShape(spec);
   spec.activation = kernels::Activation::kGeluTanh;
-  DecoderNames names = kGgufNames;
-  names.qkv_layout = QkvLayout::kStacked;
-  return DescribeDecoder(checkpoint, read, std::move(spec), names);
+  return DescribeDecoder(checkpoint, read, std::move(spec), GgufNames(checkpoint));
 }
 
 /// GPT-2 (Radford et al., 2019), whose matrices are stored [in, out], and GPT-BigCode (Ben Allal et

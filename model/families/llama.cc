@@ -12,7 +12,7 @@ absl::StatusOr<FamilyModel> DescribeLlama(const Checkpoint& checkpoint) {
   if (checkpoint.format() == CheckpointFormat::kGguf) {
     ModelSpec spec = SpecFromGguf(read, checkpoint, "llama");
     spec.rotary_style = kernels::RotaryStyle::kInterleaved;
-    return DescribeDecoder(checkpoint, read, std::move(spec), kGgufNames);
+    return DescribeDecoder(checkpoint, read, std::move(spec), GgufNames(checkpoint));
   }
   ModelSpec spec = SpecFromConfig(read);
   spec.attention_bias = read.Bool("attention_bias", false);

@@ -8,10 +8,10 @@ namespace {
 absl::StatusOr<FamilyModel> DescribeMistral(const Checkpoint& checkpoint) {
   const JsonAccess config(checkpoint.config(), ConfigOrigin(checkpoint));
   ConfigReader read(config);
-  ModelSpec spec = SpecFromConfig(read);
+  const bool mixtral = read.Text("model_type", "") == "mixtral";
+  ModelSpec spec = SpecFromConfig(read, {.theta = mixtral ? 1e6 : 1e4});
   DecoderNames names = kLlamaNames;
-  const int64_t window = read.IntOr("sliding_window", 0);
-  const bool mixtral = spec.architecture == "mixtral";
+  const int64_t window = read.IntOrOff("sliding_window", mixtral ? 0 : 4096);
   if (mixtral) {
     spec.mixture.experts = read.Count("num_local_experts");
     spec.mixture.experts_per_token = read.Count("num_experts_per_tok");

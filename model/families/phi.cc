@@ -9,15 +9,14 @@ absl::StatusOr<FamilyModel> DescribePhi(const Checkpoint& checkpoint) {
   const JsonAccess config(checkpoint.config(), ConfigOrigin(checkpoint));
   ConfigReader read(config);
   const bool gguf = checkpoint.format() == CheckpointFormat::kGguf;
-  ModelSpec spec = gguf ? SpecFromGguf(read, checkpoint, "phi2") : SpecFromConfig(read);
-  DecoderNames names = gguf ? kGgufNames : kLlamaNames;
+  ModelSpec spec =
+      gguf ? SpecFromGguf(read, checkpoint, "phi2") : SpecFromConfig(read, {.partial = 0.5});
+  DecoderNames names = gguf ? GgufNames(checkpoint) : kLlamaNames;
   spec.norm = NormKind::kLayer;
   spec.residual = ResidualScheme::kParallel;
   spec.feed_forward_kind = FeedForwardKind::kPlain;
   spec.activation = kernels::Activation::kGeluTanh;
-  if (gguf) {
-    names.qkv_layout = QkvLayout::kStacked;
-  } else {
+  if (!gguf) {
     spec.activation = read.Activation("hidden_act", "gelu_new");
     spec.norm_epsilon = read.Number("layer_norm_eps", 0, 1, 1e-5);
     spec.attention_bias = true;

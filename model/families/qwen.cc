@@ -10,9 +10,9 @@ namespace {
 /// list each layer's kind.
 void ReadWindows(ConfigReader& read, ModelSpec& spec) {
   if (!read.Bool("use_sliding_window", false)) return;
-  const int64_t window = read.IntOr("sliding_window", 0);
+  const int64_t window = read.IntOrOff("sliding_window", 4096);
   const std::vector<std::string> kinds = read.TextList("layer_types", spec.layers.size());
-  const auto first = static_cast<size_t>(read.IntOr("max_window_layers", std::ssize(spec.layers)));
+  const auto first = static_cast<size_t>(read.IntOr("max_window_layers", 28));
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     const bool windowed = kinds.empty() ? i >= first : kinds[i] == "sliding_attention";
     spec.layers[i].window = windowed ? window : 0;
@@ -21,7 +21,9 @@ void ReadWindows(ConfigReader& read, ModelSpec& spec) {
 
 /// Every `decoder_sparse_step`-th layer is a mixture, unless it is listed as dense.
 void ReadMixture(ConfigReader& read, ModelSpec& spec) {
-  spec.mixture.experts = read.Count("num_experts");
+  // Newer files say "num_local_experts" for the same.
+  spec.mixture.experts =
+      read.Count(read.access().Has("num_local_experts") ? "num_local_experts" : "num_experts");
   spec.mixture.experts_per_token = read.Count("num_experts_per_tok");
   spec.mixture.feed_forward = read.Int("moe_intermediate_size");
   spec.mixture.normalise = read.Bool("norm_topk_prob", false);
@@ -41,7 +43,7 @@ absl::StatusOr<FamilyModel> DescribeQwen(const Checkpoint& checkpoint) {
     ModelSpec spec = SpecFromGguf(read, checkpoint, architecture);
     spec.query_key_norm = architecture.starts_with("qwen3");
     spec.mixture.normalise = architecture == "qwen3moe";
-    return DescribeDecoder(checkpoint, read, std::move(spec), kGgufNames);
+    return DescribeDecoder(checkpoint, read, std::move(spec), GgufNames(checkpoint));
   }
   ModelSpec spec = SpecFromConfig(read);
   const bool third = spec.architecture.starts_with("qwen3");

@@ -10,7 +10,7 @@ absl::StatusOr<FamilyModel> DescribeStarCoder2(const Checkpoint& checkpoint) {
   ConfigReader read(config);
   const bool gguf = checkpoint.format() == CheckpointFormat::kGguf;
   ModelSpec spec = gguf ? SpecFromGguf(read, checkpoint, "starcoder2") : SpecFromConfig(read);
-  DecoderNames names = gguf ? kGgufNames : kLlamaNames;
+  DecoderNames names = gguf ? GgufNames(checkpoint) : kLlamaNames;
   spec.norm = NormKind::kLayer;
   spec.feed_forward_kind = FeedForwardKind::kPlain;
   spec.activation = kernels::Activation::kGeluTanh;
