@@ -78,25 +78,28 @@ double LogitError::rms() const {
 }
 
 std::vector<std::vector<int32_t>> GreedyTokens(StepDriver& driver, const FamilyOracle& oracle) {
+  const ReplicaOptions& options = driver.replica().options();
   const int sequences = static_cast<int>(oracle.sequences.size());
   std::vector<std::vector<int32_t>> tokens(sequences);
+  std::vector<int> slots(sequences);  // spread over the data-parallel groups
   size_t wanted = 0;
-  for (int slot = 0; slot < sequences; ++slot) {
-    const FamilyOracle::Sequence& sequence = oracle.sequences[slot];
+  for (int i = 0; i < sequences; ++i) {
+    const FamilyOracle::Sequence& sequence = oracle.sequences[i];
     wanted = sequence.tokens.size() - sequence.prompt;
-    driver.Start(slot);
-    driver.Feed(slot, std::span(sequence.tokens).first(sequence.prompt));
+    slots[i] = i % options.layout.dp * options.max_num_seqs + i;
+    driver.Start(slots[i]);
+    driver.Feed(slots[i], std::span(sequence.tokens).first(sequence.prompt));
   }
   for (size_t step = 0; step < wanted; ++step) {
     const absl::StatusOr<StepOutput> output = driver.Step();
     EXPECT_TRUE(output.ok()) << output.status();
     if (!output.ok()) return {};
-    for (int slot = 0; slot < sequences; ++slot) {
-      tokens[slot].push_back(output->tokens.at(slot));
-      if (step + 1 < wanted) driver.Feed(slot, {});
+    for (int i = 0; i < sequences; ++i) {
+      tokens[i].push_back(output->tokens.at(i));
+      if (step + 1 < wanted) driver.Feed(slots[i], {});
     }
   }
-  for (int slot = 0; slot < sequences; ++slot) driver.Free(slot);
+  for (const int slot : slots) driver.Free(slot);
   return tokens;
 }
 

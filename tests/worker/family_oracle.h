@@ -45,7 +45,8 @@ class LogitError {
 };
 
 /// The greedy tokens that follow each sequence's prompt, as many as the oracle has, all sequences
-/// side by side; empty, with the test failed, when the replica fails.
+/// side by side and in turn in each data-parallel group; empty, with the test failed, when the
+/// replica fails.
 std::vector<std::vector<int32_t>> GreedyTokens(StepDriver& driver, const FamilyOracle& oracle);
 
 }  // namespace shardline::worker
