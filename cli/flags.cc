@@ -27,10 +27,14 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
   pass("max-model-len", "Longest prompt and answer together, in tokens");
   pass("max-num-seqs", "Sequences that run at once, in each data-parallel group");
   pass("max-num-batched-tokens", "Tokens in one step of a data-parallel group");
+  pass("enable-prefix-caching",
+       "Keep computed prompts' KV blocks for requests that begin the same way: true, false");
   pass("max-queued-requests", "Requests that may wait");
   pass("max-queued-tokens", "Prompt tokens that may wait");
   pass("attach-timeout", "Seconds from the first rank to the last");
   pass("step-timeout", "Seconds until a silent replica counts as lost");
+  pass("heartbeat-timeout",
+       "Seconds of silence after which a rank is lost; 0: 0.8 on this host, 4 on others");
 }
 
 }  // namespace
@@ -83,6 +87,8 @@ void AddUpFlags(CLI::App& app, UpOptions& up) {
       ->required()
       ->envname(VariableOf("model"));
   const CLI::Range size(1, 4096);
+  AddOption(app, "replicas", up.replicas, "Copies of the model, each with ranks of its own")
+      ->check(CLI::Range(1, 256));
   AddOption(app, "tensor-parallel-size", up.tensor_parallel_size, "Ranks that share each layer")
       ->check(size);
   AddOption(app, "pipeline-parallel-size", up.pipeline_parallel_size,

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <deque>
@@ -55,7 +56,11 @@ LocalCluster::LocalCluster(const UpOptions& options, Programs programs, fs::path
     : options_(options), programs_(std::move(programs)), directory_(std::move(directory)) {
   const fs::path logs = options.log_dir.empty() ? directory_ : fs::path(options.log_dir);
   coordinator_log_.path = logs / "coordinator.log";
-  ranks_log_.path = logs / "ranks.log";
+  replicas_.resize(options.replicas);
+  for (int i = 0; i < options.replicas; ++i) {
+    const bool only = options.replicas == 1;
+    replicas_[i].log.path = logs / (only ? "ranks.log" : absl::StrCat("ranks-", i, ".log"));
+  }
   AdoptOrphans();
 }
 
@@ -64,6 +69,7 @@ absl::Status LocalCluster::StartCoordinator() {
   start.command = {programs_.coordinator,
                    options_.model,
                    "--listen=" + options_.listen,
+                   absl::StrCat("--replicas=", options_.replicas),
                    absl::StrCat("--tensor-parallel-size=", options_.tensor_parallel_size),
                    absl::StrCat("--pipeline-parallel-size=", options_.pipeline_parallel_size),
                    absl::StrCat("--data-parallel-size=", options_.data_parallel_size),
@@ -109,10 +115,24 @@ absl::Status LocalCluster::StartCoordinator() {
   }
 }
 
-absl::Status LocalCluster::StartRanks() {
+std::vector<pid_t> LocalCluster::KnownProcesses() {
   std::vector<pid_t> known = {coordinator_->pid()};
-  if (ranks_) known.push_back(ranks_->pid());
-  KillOrphans(known);
+  for (const LocalReplica& replica : replicas_) {
+    if (replica.ranks) known.push_back(replica.ranks->pid());
+  }
+  return known;
+}
+
+void LocalCluster::KillRanks(int replica) {
+  ChildProcess& ranks = *replicas_[replica].ranks;
+  ranks.Signal(SIGTERM);  // mpirun ends stopped ranks too
+  WaitOrKill(ranks, kTerminateMilliseconds);
+  KillOrphans(KnownProcesses());
+}
+
+absl::Status LocalCluster::StartRanks(int index) {
+  LocalReplica& replica = replicas_[index];
+  KillOrphans(KnownProcesses());
   ChildOptions start;
   start.command = {programs_.mpirun,  "-n",        absl::StrCat(options_.World()),
                    "--oversubscribe", "--bind-to", "none"};
@@ -132,15 +152,22 @@ absl::Status LocalCluster::StartRanks() {
   for (const auto& [name, value] : parameters) {
     start.command.insert(start.command.end(), {"--mca", name, value});
   }
+  start.command.insert(
+      start.command.end(),
+      {programs_.worker, "--coordinator", address_, "--replica", absl::StrCat(index), "--threads",
+       absl::StrCat(options_.threads), "--ranks-on-host",
+       absl::StrCat(options_.World() * options_.replicas), "--log-level", options_.log_level});
+  // Else they would take them from the environment, which may say less than our flags.
   start.command.insert(start.command.end(),
-                       {programs_.worker, "--coordinator", address_, "--threads",
-                        absl::StrCat(options_.threads), "--log-level", options_.log_level});
-  start.log = ranks_log_.path;
+                       {"--tensor-parallel-size", absl::StrCat(options_.tensor_parallel_size),
+                        "--pipeline-parallel-size", absl::StrCat(options_.pipeline_parallel_size),
+                        "--data-parallel-size", absl::StrCat(options_.data_parallel_size)});
+  start.log = replica.log.path;
   start.death_signal = SIGTERM;  // mpirun then ends its ranks
-  ranks_log_.BeginHere();
+  replica.log.BeginHere();
   absl::StatusOr<ChildProcess> started = ChildProcess::Start(start);
   if (!started.ok()) return started.status();
-  ranks_.emplace(*std::move(started));
+  replica.ranks.emplace(*std::move(started));
   return absl::OkStatus();
 }
 
@@ -168,17 +195,23 @@ void LocalCluster::Stop() {
     coordinator_->Signal(SIGTERM);
     WaitOrKill(*coordinator_, options_.drain_timeout * 1000 + kCloseMilliseconds);
   }
-  if (ranks_) {
-    const auto deadline =
-        std::chrono::steady_clock::now() + std::chrono::milliseconds(kRanksLeaveMilliseconds);
-    while (orderly && !ranks_->Ended() && std::chrono::steady_clock::now() < deadline) {
-      if (TakeStopSignal(kPollMilliseconds) != 0) break;
-    }
-    ranks_->Signal(SIGTERM);
-    WaitOrKill(*ranks_, kTerminateMilliseconds);
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::chrono::milliseconds(kRanksLeaveMilliseconds);
+  const auto running = [](LocalReplica& replica) {
+    return replica.ranks && !replica.ranks->Ended();
+  };
+  while (orderly && std::any_of(replicas_.begin(), replicas_.end(), running) &&
+         std::chrono::steady_clock::now() < deadline) {
+    if (TakeStopSignal(kPollMilliseconds) != 0) break;
+  }
+  for (LocalReplica& replica : replicas_) {
+    if (replica.ranks) replica.ranks->Signal(SIGTERM);
+  }
+  for (LocalReplica& replica : replicas_) {
+    if (replica.ranks) WaitOrKill(*replica.ranks, kTerminateMilliseconds);
+    replica.ranks.reset();
   }
   coordinator_.reset();
-  ranks_.reset();
   KillOrphans({});
 }
 

@@ -8,6 +8,7 @@
 
 #include "cli/batch.h"
 #include "cli/chat.h"
+#include "cli/drain.h"
 #include "cli/exit_code.h"
 #include "cli/flags.h"
 #include "cli/generate.h"
@@ -42,11 +43,12 @@ Examples:
 constexpr char kUpFooter[] = R"(Runs in the foreground. Prints one line on stdout when it serves:
   ready address=HOST:PORT model=NAME ...
 Ctrl-C or SIGTERM lets running requests finish, then stops everything; a second one stops at once.
-Ranks that die are started again, and running requests go on.
+Ranks that die or hang are started again; what they ran goes on, on another replica if there is one.
 
 Examples:
   shardline up model.gguf
   shardline up model.gguf --tensor-parallel-size 2 --listen 127.0.0.1:0
+  shardline up model.gguf --replicas 2 --tensor-parallel-size 2
   shardline up models/llama --pipeline-parallel-size 2 --max-model-len 4096 --log-dir logs)";
 
 constexpr char kGenerateFooter[] = R"(Without --chat the model goes on from the text as it is.
@@ -95,9 +97,11 @@ struct Commands {
   UpOptions up;
   GenerateOptions generate, chat;
   BatchOptions batch;
-  ClientOptions status, models, tokenize;
+  ClientOptions status, drain, undrain, models, tokenize;
   bool raw = false;
   bool json = false, watch = false;
+  bool wait = false;
+  std::string replica;
   std::string text;
 };
 
@@ -159,6 +163,19 @@ void AddCommands(CLI::App& app, Commands& commands) {
   AddFlag(status, "watch", commands.watch, "Again each second, until Ctrl-C");
   AddClientFlags(status, commands.status);
 
+  CLI::App& drain = *app.add_subcommand("drain", "Let a replica finish and take nothing new");
+  drain.footer("Example:\n  shardline drain 1 --wait");
+  drain.add_option("REPLICA", commands.replica, "Its name, as `shardline status` shows it")
+      ->required();
+  AddFlag(drain, "wait", commands.wait, "Return when it runs nothing any more");
+  AddClientFlags(drain, commands.drain);
+
+  CLI::App& undrain = *app.add_subcommand("undrain", "Let a replica take requests again");
+  undrain.footer("Example:\n  shardline undrain 1");
+  undrain.add_option("REPLICA", commands.replica, "Its name, as `shardline status` shows it")
+      ->required();
+  AddClientFlags(undrain, commands.undrain);
+
   CLI::App& models = *app.add_subcommand("models", "List the served models");
   models.footer("Example:\n  shardline models --address 127.0.0.1:50051");
   AddClientFlags(models, commands.models);
@@ -194,6 +211,10 @@ ExitCode Run(const CLI::App& app, Commands& commands) {
   if (app.got_subcommand("status")) {
     return RunStatus(commands.status, commands.json, commands.watch);
   }
+  if (app.got_subcommand("drain")) {
+    return RunDrain(commands.drain, commands.replica, commands.wait);
+  }
+  if (app.got_subcommand("undrain")) return RunUndrain(commands.undrain, commands.replica);
   if (app.got_subcommand("models")) return RunModels(commands.models);
   if (!ReadText(*app.get_subcommand("tokenize")->get_option("TEXT"), commands.text))
     return NoText();

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -29,29 +30,44 @@ const char* NameOf(v1::ReplicaState state) {
   }
 }
 
-void Print(const v1::GetStatusResponse& status) {
-  const v1::ReplicaStatus& replica = status.replica();
-  const v1::Counters& counters = status.counters();
-  std::printf("model      %s (shardline %s, up %.0f s)\n", status.model().c_str(),
-              status.version().c_str(), status.uptime_seconds());
-  std::printf("replica    %s, TP=%u PP=%u DP=%u%s, epoch %lu\n", NameOf(replica.state()),
+double Percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
+
+void Print(const v1::ReplicaStatus& replica) {
+  std::printf("replica    %s: %s%s, TP=%u PP=%u DP=%u%s, epoch %lu\n", replica.name().c_str(),
+              NameOf(replica.state()), replica.draining() ? ", draining" : "",
               replica.tensor_parallel_size(), replica.pipeline_parallel_size(),
               replica.data_parallel_size(), replica.expert_parallel() ? " EP" : "",
               static_cast<unsigned long>(replica.epoch()));
   if (!replica.last_error().empty()) {
-    std::printf("last error %s\n", replica.last_error().c_str());
+    std::printf("  last error: %s\n", replica.last_error().c_str());
   }
   for (const v1::RankStatus& rank : replica.ranks()) {
     if (!rank.attached()) {
       std::printf("  rank %-3u not attached\n", rank.rank());
       continue;
     }
-    std::printf("  rank %-3u pid %lu on %s, %s, %.1f of %.1f MB\n", rank.rank(),
-                static_cast<unsigned long>(rank.pid()), rank.host().c_str(), rank.device().c_str(),
-                rank.bytes_loaded() / 1e6, rank.bytes_total() / 1e6);
+    std::printf("  rank %-3u pid %lu on %s, %s, %.1f of %.1f MB, waited %.1f %% of the time\n",
+                rank.rank(), static_cast<unsigned long>(rank.pid()), rank.host().c_str(),
+                rank.device().c_str(), rank.bytes_loaded() / 1e6, rank.bytes_total() / 1e6,
+                Percent(std::max(0.0, replica.active_seconds() - rank.busy_seconds()),
+                        replica.active_seconds()));
   }
-  std::printf("KV cache   %u of %u blocks of %u tokens used\n", replica.kv_blocks_used(),
-              replica.kv_blocks_total(), replica.kv_block_size());
+  if (replica.state() != v1::REPLICA_STATE_SERVING) return;
+  std::printf("  KV cache: %u of %u blocks of %u tokens used by %u sequences\n",
+              replica.kv_blocks_used(), replica.kv_blocks_total(), replica.kv_block_size(),
+              replica.running());
+  const double cached = static_cast<double>(replica.prompt_tokens_cached());
+  const double computed = static_cast<double>(replica.prompt_tokens_computed());
+  std::printf("  prompts: %.0f tokens computed, %.0f (%.1f %%) found in the prefix cache\n",
+              computed, cached, Percent(cached, cached + computed));
+}
+
+void Print(const v1::GetStatusResponse& status) {
+  const v1::Counters& counters = status.counters();
+  std::printf("model      %s (shardline %s, up %.0f s), %s\n", status.model().c_str(),
+              status.version().c_str(), status.uptime_seconds(),
+              status.serving() ? "serving" : "not serving");
+  for (const v1::ReplicaStatus& replica : status.replicas()) Print(replica);
   std::printf("requests   %u running, %u waiting (%u tokens)\n", status.queue().running(),
               status.queue().waiting(), status.queue().waiting_tokens());
   std::printf("totals     %lu accepted, %lu finished, %lu cancelled, %lu refused, %lu resumed\n",
@@ -82,7 +98,7 @@ ExitCode ShowOnce(v1::Admin::Stub& stub, const ClientOptions& options, bool json
     Print(response);
   }
   std::fflush(stdout);
-  return response.replica().state() == v1::REPLICA_STATE_SERVING ? kOk : kUnavailable;
+  return response.serving() ? kOk : kUnavailable;
 }
 
 }  // namespace

@@ -10,12 +10,14 @@
 #include <iostream>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "cli/interrupt.h"
 #include "cli/local_cluster.h"
 #include "cli/preflight.h"
 #include "cli/progress.h"
+#include "cli/replica_keeper.h"
 
 namespace shardline::cli {
 namespace {
@@ -24,9 +26,8 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kPollMilliseconds = 50;
-constexpr int kMaxFailuresInARow = 5;
-constexpr double kStableSeconds = 60;
-constexpr int kMaxRestartSeconds = 30;
+// How often the coordinator is asked for its replicas' state while all is well.
+constexpr std::chrono::milliseconds kWatchPause(500);
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -59,20 +60,6 @@ class RunDirectory {
   bool keep_ = false;
 };
 
-/// How often ranks have died in a row: without having served a while in between.
-class RestartPolicy {
- public:
-  /// Seconds to wait before the next start, or nothing when it is time to give up.
-  std::optional<int> OnDeath(double seconds_served) {
-    failures_ = seconds_served > kStableSeconds ? 1 : failures_ + 1;
-    if (failures_ >= kMaxFailuresInARow) return std::nullopt;
-    return std::min(kMaxRestartSeconds, 1 << (failures_ - 1));
-  }
-
- private:
-  int failures_ = 0;
-};
-
 class Up {
  public:
   explicit Up(const UpOptions& options) : options_(options) {}
@@ -80,7 +67,7 @@ class Up {
   ExitCode Run() {
     absl::Status status = Prepare();
     if (status.ok()) status = cluster_->StartCoordinator();
-    if (status.ok()) status = cluster_->StartRanks();
+    for (int i = 0; status.ok() && i < options_.replicas; ++i) status = cluster_->StartRanks(i);
     if (status.ok()) status = WaitUntilServing();
     if (status.ok()) status = Watch();
     progress_.Clear();
@@ -138,43 +125,66 @@ class Up {
 
   absl::Status WaitUntilServing() {
     while (true) {
-      const std::optional<std::string> ranks_end = cluster_->RanksEnded();
+      std::optional<int> ended;
+      for (int i = 0; i < options_.replicas; ++i) {
+        if (cluster_->RanksEnded(i)) ended = i;
+      }
       const std::optional<v1::GetStatusResponse> status = cluster_->GetStatus();
-      if (status && status->replica().state() == v1::REPLICA_STATE_SERVING) {
+      const v1::ReplicaStatus* const behind = status ? FirstNotServing(*status) : nullptr;
+      if (status && behind == nullptr) {
         PrintReady(*status);
         return absl::OkStatus();
       }
-      if (status && !status->replica().last_error().empty()) {
-        // The ranks' own words may say more; they get a moment to say them.
-        for (int i = 0; i < 20 && !cluster_->RanksEnded(); ++i) usleep(100'000);
-        return Broken(status->replica().last_error(), cluster_->ranks_log());
+      if (status) {
+        const absl::Status failed = CheckStart(*status);
+        if (!failed.ok()) return failed;
       }
       if (const std::optional<std::string> end = cluster_->CoordinatorEnded()) {
         return CoordinatorBroken(*end);
       }
-      if (ranks_end) {
-        return Broken(absl::StrCat("the ranks ended while starting (mpirun: ", *ranks_end, ")"),
-                      cluster_->ranks_log());
+      if (ended) {
+        return Broken(absl::StrCat("the ranks ended while starting (mpirun: ",
+                                   *cluster_->RanksEnded(*ended), ")"),
+                      cluster_->ranks_log(*ended));
       }
       if (SecondsSince(start_) > options_.start_timeout) {
         return Broken(absl::StrCat("the cluster does not serve after ", options_.start_timeout,
                                    " s (--start-timeout)"),
-                      cluster_->ranks_log());
+                      cluster_->ranks_log(0));
       }
-      if (status) progress_.Show(status->replica());
+      if (behind != nullptr) progress_.Show(*behind);
       if (TakeStopSignal(kPollMilliseconds) != 0) {
         return absl::CancelledError("interrupted before the cluster served");
       }
     }
   }
 
+  static const v1::ReplicaStatus* FirstNotServing(const v1::GetStatusResponse& status) {
+    for (const v1::ReplicaStatus& replica : status.replicas()) {
+      if (replica.state() != v1::REPLICA_STATE_SERVING) return &replica;
+    }
+    return nullptr;
+  }
+
+  /// An error when a replica could not be started.
+  absl::Status CheckStart(const v1::GetStatusResponse& status) {
+    for (int i = 0; i < options_.replicas; ++i) {
+      const v1::ReplicaStatus* const replica = StatusOf(status, i);
+      if (replica == nullptr || replica->last_error().empty()) continue;
+      // The ranks' own words may say more; they get a moment to say them.
+      for (int wait = 0; wait < 20 && !cluster_->RanksEnded(i); ++wait) usleep(100'000);
+      return Broken(replica->last_error(), cluster_->ranks_log(i));
+    }
+    return absl::OkStatus();
+  }
+
   void PrintReady(const v1::GetStatusResponse& status) {
     progress_.Clear();
-    serving_since_ = Clock::now();
-    const v1::ReplicaStatus& replica = status.replica();
+    const v1::ReplicaStatus& replica = status.replicas(0);
     char seconds[32];
     std::snprintf(seconds, sizeof(seconds), "%.2f", SecondsSince(start_));
     std::cout << "ready address=" << cluster_->address() << " model=" << status.model()
+              << " replicas=" << options_.replicas
               << " tensor_parallel_size=" << replica.tensor_parallel_size()
               << " pipeline_parallel_size=" << replica.pipeline_parallel_size()
               << " data_parallel_size=" << replica.data_parallel_size()
@@ -188,48 +198,30 @@ class Up {
 
   /// Keeps the cluster running until a signal comes or it cannot be kept.
   absl::Status Watch() {
-    RestartPolicy policy;
-    std::optional<Clock::time_point> restart_at;
+    std::vector<ReplicaKeeper> keepers;
+    for (int i = 0; i < options_.replicas; ++i) keepers.emplace_back(*cluster_, i, progress_);
+    Clock::time_point next_status = Clock::now();
+    std::optional<v1::GetStatusResponse> status;
     while (TakeStopSignal(kPollMilliseconds) == 0) {
       if (const std::optional<std::string> end = cluster_->CoordinatorEnded()) {
         return CoordinatorBroken(*end);
       }
-      if (restart_at) {
-        if (Clock::now() < *restart_at) continue;
-        restart_at.reset();
-        const absl::Status started = cluster_->StartRanks();
-        if (!started.ok()) return started;
-        continue;
+      const bool all_serve = std::all_of(keepers.begin(), keepers.end(),
+                                         [](const ReplicaKeeper& k) { return k.serving(); });
+      if (!all_serve || Clock::now() >= next_status) {
+        status = cluster_->GetStatus();
+        next_status = Clock::now() + kWatchPause;
       }
-      if (const std::optional<std::string> end = cluster_->RanksEnded()) {
-        progress_.Clear();
-        const double served = serving_since_ ? SecondsSince(*serving_since_) : 0;
-        serving_since_.reset();
-        const std::optional<int> wait = policy.OnDeath(served);
-        if (!wait) {
-          return Broken(absl::StrCat("the ranks died ", kMaxFailuresInARow,
-                                     " times in a row (mpirun: ", *end, "); giving up"),
-                        cluster_->ranks_log());
-        }
-        std::cerr << "the ranks died (mpirun: " << *end << "); starting them again in " << *wait
-                  << " s, running requests wait. Log: " << cluster_->ranks_log().path << std::endl;
-        restart_at = Clock::now() + std::chrono::seconds(*wait);
-      } else if (!serving_since_) {
-        ShowRecovery();
+      for (int i = 0; i < options_.replicas; ++i) {
+        const absl::Status turn = keepers[i].Turn(status ? StatusOf(*status, i) : nullptr);
+        if (!turn.ok()) return turn;
+      }
+      if (std::all_of(keepers.begin(), keepers.end(),
+                      [](const ReplicaKeeper& k) { return k.gave_up(); })) {
+        return Broken(keepers.back().why(), cluster_->ranks_log(options_.replicas - 1));
       }
     }
     return absl::OkStatus();
-  }
-
-  void ShowRecovery() {
-    const std::optional<v1::GetStatusResponse> status = cluster_->GetStatus();
-    if (!status) return;
-    if (status->replica().state() != v1::REPLICA_STATE_SERVING) {
-      return progress_.Show(status->replica());
-    }
-    progress_.Clear();
-    serving_since_ = Clock::now();
-    std::cerr << "serving again" << std::endl;
   }
 
   const UpOptions& options_;
@@ -237,7 +229,6 @@ class Up {
   RunDirectory directory_;
   std::optional<LocalCluster> cluster_;  // after the directory, which it writes to
   Progress progress_;
-  std::optional<Clock::time_point> serving_since_;  // of this life of the ranks
 };
 
 }  // namespace

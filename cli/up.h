@@ -10,7 +10,8 @@ namespace shardline::cli {
 struct UpOptions {
   std::string model;
   std::string listen = "127.0.0.1:50051";
-  int tensor_parallel_size = 1;
+  int replicas = 1;              // copies of the model
+  int tensor_parallel_size = 1;  // of each
   int pipeline_parallel_size = 1;
   int data_parallel_size = 1;
   bool enable_expert_parallel = false;
@@ -21,12 +22,13 @@ struct UpOptions {
   std::string log_dir;             // empty: a temporary one, removed after an orderly end
   std::vector<std::string> coordinator_flags;  // passed through: "--dtype=float32", ...
 
+  /// Ranks of a replica.
   int World() const { return tensor_parallel_size * pipeline_parallel_size * data_parallel_size; }
 };
 
-/// Runs a local cluster in the foreground: one coordinator, and mpirun with one rank a device.
-/// Shows progress, prints a ready line, restarts ranks that die, stops all on SIGINT or SIGTERM
-/// (which must be blocked). To be called on the main thread.
+/// Runs a local cluster in the foreground: one coordinator, and for each replica an mpirun with one
+/// rank a device. Shows progress, prints a ready line, restarts ranks that die, stops all on SIGINT
+/// or SIGTERM (which must be blocked). To be called on the main thread.
 ExitCode RunUp(const UpOptions& options);
 
 }  // namespace shardline::cli

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -38,10 +39,10 @@ void Engine::Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink) {
     if (!accepting_) {
       return Reject(*sink, absl::UnavailableError("the server is shutting down"));
     }
-    if (link_ == nullptr) {
+    if (scheduler_.accepting_replicas() == 0) {
       return Reject(*sink, absl::UnavailableError(
-                               "no replica serves now: its ranks are attaching, loading, or were "
-                               "lost; `shardline status` tells which"));
+                               "no replica takes requests now: its ranks are attaching, loading, "
+                               "draining, or were lost; `shardline status` tells which"));
     }
     const uint64_t id = request.id;
     const int prompt_tokens = static_cast<int>(request.prompt.size());
@@ -88,37 +89,41 @@ void Engine::ReplicaReady(std::shared_ptr<ReplicaLink> link, const ReplicaCapaci
                           uint64_t epoch) {
   Post([this, link = std::move(link), capacity, epoch]() mutable {
     scheduler_.StartReplica(capacity, epoch);
-    link_ = std::move(link);
-    epoch_ = epoch;
+    replicas_[epoch] = {.link = std::move(link)};
   });
 }
 
 void Engine::ReplicaLost(uint64_t epoch) {
-  Post([this, epoch] {
-    if (epoch == epoch_ && link_ != nullptr) DropReplica();
-  });
+  Post([this, epoch] { DropReplica(epoch); });
 }
 
-void Engine::DropReplica() {
-  const int running = scheduler_.running();
-  scheduler_.StopReplica();
-  link_.reset();
-  if (running > 0) {
-    spdlog::warn("{} running requests wait for the replica to come back", running);
+void Engine::SetDraining(uint64_t epoch, bool draining) {
+  Post([this, epoch, draining] { scheduler_.SetDraining(epoch, draining); });
+}
+
+void Engine::DropReplica(uint64_t epoch) {
+  const int running = scheduler_.Load(epoch).running;
+  scheduler_.StopReplica(epoch);
+  if (replicas_.erase(epoch) > 0 && running > 0) {
+    spdlog::warn("{} running requests of a lost replica go on elsewhere, or wait for it", running);
   }
+}
+
+void Engine::FailReplica(uint64_t epoch, const absl::Status& reason) {
+  const std::shared_ptr<ReplicaLink> link = replicas_.at(epoch).link;
+  DropReplica(epoch);
+  UpdateServing();  // before anybody hears of the loss
+  link->Fail(reason);
 }
 
 void Engine::StepDone(v1::StepResult result) {
   Post([this, result = std::move(result)] {
-    if (link_ == nullptr || result.epoch() != epoch_) return;  // a late word from an earlier life
+    const auto replica = replicas_.find(result.epoch());
+    if (replica == replicas_.end()) return;  // a late word from an earlier life
     absl::StatusOr<std::vector<TokenEvent>> events = scheduler_.Commit(result);
-    if (!events.ok()) {
-      const std::shared_ptr<ReplicaLink> link = link_;
-      DropReplica();
-      return link->Fail(events.status());
-    }
+    if (!events.ok()) return FailReplica(result.epoch(), events.status());
     counters_.steps += 1;
-    oldest_step_since_ = Clock::now();
+    replica->second.oldest_step_since = Clock::now();
     for (TokenEvent& event : *events) {
       const auto found = sinks_.find(event.id);
       counters_.generated_tokens += 1;
@@ -136,31 +141,75 @@ void Engine::StepDone(v1::StepResult result) {
 }
 
 void Engine::SendPlans() {
-  if (link_ == nullptr) return;
-  while (std::optional<v1::StepPlan> plan = scheduler_.Schedule()) {
-    if (scheduler_.outstanding_steps() == 1) oldest_step_since_ = Clock::now();
-    link_->SendStep(*plan);
+  for (bool planned = true; planned;) {
+    planned = false;
+    for (const v1::StepPlan& plan : scheduler_.Schedule()) {
+      Active& replica = replicas_.at(plan.epoch());
+      if (scheduler_.Load(plan.epoch()).outstanding_steps == 1) {
+        replica.oldest_step_since = Clock::now();
+      }
+      replica.link->SendStep(plan);
+      planned = true;
+    }
   }
 }
 
-void Engine::CheckStepDeadline() {
-  if (link_ == nullptr || scheduler_.outstanding_steps() == 0) return;
-  if (Clock::now() - oldest_step_since_ < options_.step_timeout) return;
-  const std::shared_ptr<ReplicaLink> link = link_;
-  DropReplica();
-  link->Fail(absl::DeadlineExceededError(absl::StrCat("a step had no result for ",
-                                                      options_.step_timeout.count() / 1000,
-                                                      " s (--step-timeout): the replica hangs")));
+void Engine::CheckStepDeadlines() {
+  const Clock::time_point now = Clock::now();
+  std::vector<uint64_t> hung;
+  for (const auto& [epoch, replica] : replicas_) {
+    if (HasSteps(epoch) && now - replica.oldest_step_since >= options_.step_timeout) {
+      hung.push_back(epoch);
+    }
+  }
+  for (const uint64_t epoch : hung) {
+    FailReplica(epoch, absl::DeadlineExceededError(absl::StrCat(
+                           "a step had no result for ", options_.step_timeout.count() / 1000,
+                           " s (--step-timeout): the replica hangs")));
+  }
+}
+
+std::optional<Engine::Clock::time_point> Engine::NextDeadline() const {
+  std::optional<Clock::time_point> next;
+  for (const auto& [epoch, replica] : replicas_) {
+    if (!HasSteps(epoch)) continue;
+    const auto silent = Clock::now() - replica.oldest_step_since;
+    const auto limit = silent < StallTime() ? StallTime() : options_.step_timeout;
+    const Clock::time_point at = replica.oldest_step_since + limit;
+    if (!next || at < *next) next = at;
+  }
+  return next;
+}
+
+void Engine::UpdateServing() {
+  const Clock::time_point now = Clock::now();
+  const bool serving =
+      std::any_of(replicas_.begin(), replicas_.end(), [this, now](const auto& entry) {
+        const auto& [epoch, replica] = entry;
+        return scheduler_.Accepts(epoch) &&
+               !(HasSteps(epoch) && now - replica.oldest_step_since >= StallTime());
+      });
+  if (std::exchange(serving_, serving) != serving) options_.on_serving(serving);
+}
+
+void Engine::CountActiveTime() {
+  const Clock::time_point now = Clock::now();
+  for (auto& [epoch, replica] : replicas_) {
+    if (replica.active_since) replica.active += now - *replica.active_since;
+    replica.active_since.reset();
+    if (HasSteps(epoch)) replica.active_since = now;
+  }
 }
 
 void Engine::Run() {
   while (true) {
     std::vector<std::function<void()>> events;
+    const std::optional<Clock::time_point> deadline = NextDeadline();
     {
       std::unique_lock lock(mutex_);
       const auto ready = [this] { return stopping_ || !events_.empty(); };
-      if (scheduler_.outstanding_steps() > 0) {
-        wake_.wait_until(lock, oldest_step_since_ + options_.step_timeout, ready);
+      if (deadline) {
+        wake_.wait_until(lock, *deadline, ready);
       } else {
         wake_.wait(lock, ready);
       }
@@ -168,8 +217,10 @@ void Engine::Run() {
       events.swap(events_);
     }
     for (const std::function<void()>& event : events) event();
-    CheckStepDeadline();
+    CheckStepDeadlines();
     SendPlans();
+    CountActiveTime();
+    UpdateServing();
     PublishSnapshot();
   }
   for (const auto& [id, sink] : sinks_) {
@@ -179,12 +230,13 @@ void Engine::Run() {
 
 void Engine::PublishSnapshot() {
   EngineSnapshot snapshot = counters_;
-  snapshot.serving = link_ != nullptr;
+  snapshot.serving = serving_;
   snapshot.running = scheduler_.running();
   snapshot.waiting = scheduler_.waiting();
   snapshot.waiting_tokens = scheduler_.waiting_tokens();
-  snapshot.blocks_total = scheduler_.blocks_total();
-  snapshot.blocks_used = scheduler_.blocks_used();
+  for (const auto& [epoch, replica] : replicas_) {
+    snapshot.replicas.push_back({epoch, scheduler_.Load(epoch), replica.active});
+  }
   snapshot.resumed = scheduler_.resumed();
   std::lock_guard lock(mutex_);
   published_ = snapshot;

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -15,8 +16,8 @@
 
 namespace shardline::coordinator {
 
-/// The engine's view of a replica's ranks; tests put slow, dead and lying ones behind it.
-/// Thread-safe; neither call blocks.
+/// The engine's view of one life of a replica's ranks; tests put slow, dead and lying ones behind
+/// it. Thread-safe; neither call blocks.
 class ReplicaLink {
  public:
   virtual ~ReplicaLink() = default;
@@ -38,18 +39,28 @@ class TokenSink {
 
 struct EngineOptions {
   SchedulerLimits limits;
-  /// A step without result for this long is the loss of the replica.
+  /// A step without result for this long is the loss of its replica.
   std::chrono::milliseconds step_timeout{60'000};
+  /// Hears, on the engine thread, whether requests can be answered now, each time that changes: a
+  /// replica takes requests, and steps that it was given come back. False at first.
+  std::function<void(bool)> on_serving = [](bool) {};
+};
+
+/// One replica in an EngineSnapshot.
+struct ReplicaSnapshot {
+  uint64_t epoch = 0;
+  ReplicaLoad load;
+  /// Time in which it had steps to do, since it became ready.
+  std::chrono::nanoseconds active{0};
 };
 
 /// Numbers for status and metrics, as of the engine's last turn.
 struct EngineSnapshot {
-  bool serving = false;
+  bool serving = false;  // as EngineOptions::on_serving
   int running = 0;
   int waiting = 0;
   int64_t waiting_tokens = 0;
-  int blocks_total = 0;
-  int blocks_used = 0;
+  std::vector<ReplicaSnapshot> replicas;
   uint64_t accepted = 0;
   uint64_t finished = 0;
   uint64_t cancelled = 0;
@@ -61,7 +72,8 @@ struct EngineSnapshot {
 };
 
 /// One thread owns the scheduler and turns the crank: takes in what others posted, commits results,
-/// sends plans ahead of results. All public functions are thread-safe and return at once.
+/// sends plans ahead of results to any number of replicas. All public functions are thread-safe and
+/// return at once.
 class Engine {
  public:
   explicit Engine(const EngineOptions& options);
@@ -69,17 +81,20 @@ class Engine {
   ~Engine();
 
   /// Hands a request over; request.id must be from NewRequestId(). The sink hears of everything
-  /// else, rejection included: kUnavailable without a replica, kResourceExhausted with a full
-  /// queue.
+  /// else, rejection included: kUnavailable when no replica takes requests, kResourceExhausted with
+  /// a full queue, kInvalidArgument as Scheduler::Add.
   void Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink);
   /// Ends a request, if it has not ended before. Its sink hears OnError(reason), or nothing more
   /// when `reason` is OK (the sink has what it wanted).
   void Abort(uint64_t id, absl::Status reason);
   uint64_t NewRequestId();
 
+  /// `epoch` names this life of a replica, and no other life of any.
   void ReplicaReady(std::shared_ptr<ReplicaLink> link, const ReplicaCapacity& capacity,
                     uint64_t epoch);
   void ReplicaLost(uint64_t epoch);
+  /// A draining replica finishes what it runs and takes nothing new.
+  void SetDraining(uint64_t epoch, bool draining);
   void StepDone(v1::StepResult result);
 
   /// New requests are refused with kUnavailable from now on.
@@ -94,9 +109,27 @@ class Engine {
 
   void Post(std::function<void()> event);
   void Run();
+  /// A replica that serves, owned by the engine thread.
+  struct Active {
+    std::shared_ptr<ReplicaLink> link;
+    Clock::time_point oldest_step_since;  // while steps are outstanding
+    std::optional<Clock::time_point> active_since;
+    Clock::duration active{0};
+  };
+
   void SendPlans();
-  void CheckStepDeadline();
-  void DropReplica();
+  void CheckStepDeadlines();
+  /// What ran on it waits for another, or for its next life.
+  void DropReplica(uint64_t epoch);
+  /// Drops it and lets its ranks go.
+  void FailReplica(uint64_t epoch, const absl::Status& reason);
+  void CountActiveTime();
+  bool HasSteps(uint64_t epoch) const { return scheduler_.Load(epoch).outstanding_steps > 0; }
+  /// A step without result for this long: the replica makes no progress, and may yet be lost.
+  std::chrono::milliseconds StallTime() const { return options_.step_timeout / 2; }
+  /// When something must be looked at though nothing was posted.
+  std::optional<Clock::time_point> NextDeadline() const;
+  void UpdateServing();
   void Reject(TokenSink& sink, const absl::Status& status);
   void PublishSnapshot();
 
@@ -113,11 +146,10 @@ class Engine {
   // Owned by the engine thread.
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::shared_ptr<TokenSink>> sinks_;
-  std::shared_ptr<ReplicaLink> link_;
-  uint64_t epoch_ = 0;
+  std::map<uint64_t, Active> replicas_;  // by epoch
   bool accepting_ = true;
+  bool serving_ = false;
   EngineSnapshot counters_;
-  Clock::time_point oldest_step_since_;
 
   std::thread thread_;  // last: starts when all else is there
 };

@@ -7,6 +7,7 @@
 #include <ctime>
 #include <iostream>
 
+#include "coordinator/replica.h"
 #include "coordinator/server.h"
 
 namespace {
@@ -41,6 +42,8 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
   option("listen", config.listen, "Address and port for clients and ranks; port 0: a free one");
   option("served-model-name", config.served_model_name,
          "Name for clients (default: from the path)");
+  option("replicas", config.replicas,
+         "Copies of the model that are expected, each with ranks of its own; more may join");
   option("tensor-parallel-size", config.layout.tp, "Ranks that share each layer");
   option("pipeline-parallel-size", config.layout.pp, "Stages that the layers are split in");
   option("data-parallel-size", config.layout.dp,
@@ -58,10 +61,21 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
          "Sequences that run at once, in each data-parallel group");
   option("max-num-batched-tokens", config.limits.max_num_batched_tokens,
          "Tokens in one step of a data-parallel group: longer prompts are processed in chunks");
+  option("enable-prefix-caching", config.limits.enable_prefix_caching,
+         "Keep computed prompts' KV blocks for requests that begin the same way: true, false");
   option("max-queued-requests", config.limits.max_queued_requests, "Requests that may wait");
   option("max-queued-tokens", config.limits.max_queued_tokens, "Prompt tokens that may wait");
   seconds("attach-timeout", config.attach_timeout, "Seconds from the first rank to the last");
   seconds("step-timeout", config.step_timeout, "Seconds until a silent replica counts as lost");
+  app.add_option_function<double>(
+         "--heartbeat-timeout",
+         [&config](double value) {
+           config.heartbeat_timeout = std::chrono::milliseconds(static_cast<int>(value * 1000));
+         },
+         "Seconds of silence after which a rank is lost; 0: 0.8 on this host, 4 on others")
+      ->envname("SHARDLINE_HEARTBEAT_TIMEOUT")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->default_str("0");
   seconds("drain-timeout", config.drain_timeout, "Seconds that running requests get at a stop");
 }
 
@@ -104,9 +118,11 @@ int main(int argc, char** argv) {
   }
   const std::string host = config.listen.substr(0, config.listen.rfind(':'));
   std::cout << "listening on " << host << ":" << (*server)->port() << std::endl;
-  spdlog::info("model {}: waiting for {} ranks", (*server)->model_name(), config.layout.world());
+  spdlog::info("model {}: waiting for {} x {} ranks", (*server)->model_name(), config.replicas,
+               config.layout.world());
 
-  const timespec tick{0, 200'000'000};
+  const timespec tick{
+      0, std::chrono::nanoseconds(shardline::coordinator::Replica::kHeartbeat).count()};
   while (true) {
     const int signal = sigtimedwait(&stop_signals, nullptr, &tick);
     if (signal == SIGINT || signal == SIGTERM) break;

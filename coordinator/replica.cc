@@ -1,6 +1,7 @@
 #include "coordinator/replica.h"
 
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -10,9 +11,18 @@
 namespace shardline::coordinator {
 namespace {
 
-constexpr uint32_t kProtocolVersion = 1;
+constexpr uint32_t kProtocolVersion = 2;
 // What a rank claims is not trusted as a size: bookkeeping takes 4 bytes a block.
 constexpr uint32_t kMaxKvBlocks = 1 << 24;
+
+constexpr std::chrono::milliseconds kSilenceOnThisHost(800);
+constexpr std::chrono::milliseconds kSilenceElsewhere(4000);
+
+std::string ThisHost() {
+  char host[256] = "";
+  gethostname(host, sizeof(host) - 1);
+  return host;
+}
 
 }  // namespace
 
@@ -29,11 +39,36 @@ class Replica::Link : public ReplicaLink {
   const uint64_t epoch_;
 };
 
-Replica::Replica(ReplicaOptions options, Engine& engine, std::function<void(bool)> on_serving)
+Replica::Replica(ReplicaOptions options, Engine& engine)
     : options_(std::move(options)),
       engine_(engine),
-      on_serving_(std::move(on_serving)),
-      ranks_(options_.layout.world()) {}
+      epoch_(options_.next_epoch()),
+      layout_(options_.layout),
+      ranks_(layout_.world()) {}
+
+absl::StatusOr<parallel::Layout> Replica::LayoutOf(const v1::Hello& hello) const {
+  if (hello.pipeline_parallel_size() == 0 && hello.data_parallel_size() == 0 &&
+      hello.tensor_parallel_size() == 0) {
+    return options_.layout;
+  }
+  const auto size = [](uint32_t asked) {
+    return static_cast<int>(std::clamp(asked, uint32_t{1}, uint32_t{INT32_MAX}));
+  };
+  parallel::Layout layout = options_.layout;
+  layout.pp = size(hello.pipeline_parallel_size());
+  layout.dp = size(hello.data_parallel_size());
+  layout.tp = size(hello.tensor_parallel_size());
+  absl::Status valid = parallel::Validate(layout);
+  if (valid.ok()) valid = options_.check_layout(layout);
+  if (!valid.ok()) return valid;
+  return layout;
+}
+
+int Replica::MostSilentBeats(const std::string& host) const {
+  std::chrono::milliseconds silence = options_.heartbeat_timeout;
+  if (silence.count() == 0) silence = host == ThisHost() ? kSilenceOnThisHost : kSilenceElsewhere;
+  return static_cast<int>(std::max<int64_t>(2, silence / kHeartbeat));
+}
 
 absl::StatusOr<uint64_t> Replica::Attach(const v1::Hello& hello,
                                          std::shared_ptr<RankStream> stream) {
@@ -44,24 +79,37 @@ absl::StatusOr<uint64_t> Replica::Attach(const v1::Hello& hello,
         absl::StrCat("the worker speaks protocol version ", hello.protocol_version(),
                      ", the coordinator ", kProtocolVersion, "; install the same release on both"));
   }
-  const int world = options_.layout.world();
+  const bool first = AttachedLocked() == 0;
+  if (!first && launch_id_ != hello.launch_id()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("another launch (", launch_id_, ") holds replica ", options_.name,
+                     "; stop its ranks first, or give these another name with --replica"));
+  }
+  const absl::StatusOr<parallel::Layout> layout = LayoutOf(hello);
+  if (!layout.ok()) return layout.status();
+  const int world = layout->world();
   if (static_cast<int>(hello.world_size()) != world) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(*layout == options_.layout ? "the coordinator's layout " : "the layout ",
+                     layout->ToString(), " needs ", world, " ranks, but mpirun started ",
+                     hello.world_size(), "; start mpirun with -n ", world,
+                     " or change --tensor-parallel-size, --data-parallel-size or "
+                     "--pipeline-parallel-size"));
+  }
+  if (!first && !(*layout == layout_)) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "the coordinator's layout ", options_.layout.ToString(), " needs ", world,
-        " ranks, but mpirun started ", hello.world_size(), "; start mpirun with -n ", world,
-        " or change --tensor-parallel-size, --data-parallel-size or "
-        "--pipeline-parallel-size"));
+        "rank ", hello.rank(), " has the layout ", layout->ToString(),
+        ", other ranks of its launch ", layout_.ToString(), "; give all of them the same flags"));
   }
   if (static_cast<int>(hello.rank()) >= world) {
     return absl::InvalidArgumentError(
         absl::StrCat("rank ", hello.rank(), " is not below the world size ", world));
   }
-  if (AttachedLocked() == 0) {
+  if (first) {
     launch_id_ = hello.launch_id();
     first_attached_ = Clock::now();
-  } else if (launch_id_ != hello.launch_id()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("another launch (", launch_id_, ") holds this replica; stop its ranks first"));
+    layout_ = *layout;
+    ranks_ = std::vector<Rank>(world);
   }
   Rank& rank = ranks_[hello.rank()];
   if (rank.stream != nullptr) {
@@ -75,8 +123,9 @@ absl::StatusOr<uint64_t> Replica::Attach(const v1::Hello& hello,
   rank.status.set_host(hello.host());
   rank.status.set_device(hello.device());
   rank.status.set_pid(hello.pid());
-  spdlog::info("rank {}/{} attached: pid {} on {}, {}", hello.rank(), world, hello.pid(),
-               hello.host(), hello.device());
+  rank.most_silent_beats = MostSilentBeats(hello.host());
+  spdlog::info("replica {}: rank {}/{} attached: pid {} on {}, {}", options_.name, hello.rank(),
+               world, hello.pid(), hello.host(), hello.device());
   AdvanceLocked();
   return epoch_;
 }
@@ -95,8 +144,13 @@ void Replica::AdvanceLocked() {
       all([](const Rank& rank) { return rank.stream != nullptr; })) {
     state_ = v1::REPLICA_STATE_LOADING;
     *message->mutable_load() = options_.load;
-    message->mutable_load()->set_epoch(epoch_);
-    spdlog::info("all {} ranks attached; loading, epoch {}", ranks_.size(), epoch_);
+    v1::LoadPlan& load = *message->mutable_load();
+    load.set_epoch(epoch_);
+    load.set_pipeline_parallel_size(layout_.pp);
+    load.set_data_parallel_size(layout_.dp);
+    load.set_tensor_parallel_size(layout_.tp);
+    spdlog::info("replica {}: all {} ranks attached; loading, epoch {}", options_.name,
+                 ranks_.size(), epoch_);
     SendToAll(std::move(message));
   } else if (state_ == v1::REPLICA_STATE_LOADING &&
              all([](const Rank& rank) { return rank.loaded; })) {
@@ -112,7 +166,8 @@ void Replica::AdvanceLocked() {
                        "; lower --max-model-len, raise --kv-cache-memory or use more ranks")));
     }
     message->mutable_start()->set_kv_blocks(kv_blocks_);
-    spdlog::info("weights loaded; KV cache of {} tokens ({} blocks)", kv_tokens, kv_blocks_);
+    spdlog::info("replica {}: weights loaded; KV cache of {} tokens ({} blocks)", options_.name,
+                 kv_tokens, kv_blocks_);
     SendToAll(std::move(message));
   } else if (state_ == v1::REPLICA_STATE_WARMING &&
              all([](const Rank& rank) { return rank.ready; })) {
@@ -120,24 +175,33 @@ void Replica::AdvanceLocked() {
     last_error_.clear();
     engine_.ReplicaReady(std::make_shared<Link>(shared_from_this(), epoch_),
                          {.kv_blocks = static_cast<int>(kv_blocks_),
-                          .stages = options_.layout.pp,
+                          .stages = layout_.pp,
                           .vocabulary = options_.vocabulary,
-                          .groups = options_.layout.dp},
+                          .groups = layout_.dp},
                          epoch_);
-    on_serving_(true);
-    spdlog::info("replica serves: {}", options_.layout.ToString());
+    if (draining_) engine_.SetDraining(epoch_, true);
+    spdlog::info("replica serves: {}, {}", options_.name, layout_.ToString());
   }
 }
 
 void Replica::Receive(uint64_t epoch, int rank_index, v1::WorkerMessage message) {
   if (message.has_result()) {  // the hot path: no lock
+    if (message.result().epoch() != epoch) {
+      return Lose(epoch,
+                  absl::InternalError(absl::StrCat("rank ", rank_index, " answered for epoch ",
+                                                   message.result().epoch(), " in epoch ", epoch)));
+    }
     engine_.StepDone(std::move(*message.mutable_result()));
     return;
   }
   std::lock_guard lock(mutex_);
   if (epoch != epoch_) return;
   Rank& rank = ranks_[rank_index];
+  rank.silent_beats = 0;
   switch (message.body_case()) {
+    case v1::WorkerMessage::kHeartbeat:
+      rank.status.set_busy_seconds(message.heartbeat().busy_microseconds() / 1e6);
+      break;
     case v1::WorkerMessage::kProgress:
       rank.status.set_bytes_loaded(message.progress().bytes_loaded());
       rank.status.set_bytes_total(message.progress().bytes_total());
@@ -153,8 +217,8 @@ void Replica::Receive(uint64_t epoch, int rank_index, v1::WorkerMessage message)
       rank.status.set_bytes_loaded(message.loaded().weight_bytes());
       rank.status.set_bytes_total(message.loaded().weight_bytes());
       spdlog::info(
-          "rank {} loaded {:.1f} MB in {:.2f} s ({:.2f} GB/s)", rank_index,
-          message.loaded().weight_bytes() / 1e6, message.loaded().seconds(),
+          "replica {}: rank {} loaded {:.1f} MB in {:.2f} s ({:.2f} GB/s)", options_.name,
+          rank_index, message.loaded().weight_bytes() / 1e6, message.loaded().seconds(),
           message.loaded().weight_bytes() / 1e9 / std::max(message.loaded().seconds(), 1e-9));
       AdvanceLocked();
       break;
@@ -184,19 +248,23 @@ void Replica::Lose(uint64_t epoch, const absl::Status& reason) {
 void Replica::LoseLocked(const absl::Status& reason) {
   if (!shut_down_) {
     last_error_ = std::string(reason.message());
-    spdlog::error("replica lost: {}", last_error_);
+    spdlog::error("replica {} lost: {}", options_.name, last_error_);
   }
-  if (state_ == v1::REPLICA_STATE_SERVING) {
-    on_serving_(false);
-    engine_.ReplicaLost(epoch_);
-  }
+  if (state_ == v1::REPLICA_STATE_SERVING) engine_.ReplicaLost(epoch_);
   for (Rank& rank : ranks_) {
     if (rank.stream != nullptr) rank.stream->Close(reason);
     rank = Rank{};
   }
   state_ = v1::REPLICA_STATE_WAITING;
   kv_blocks_ = 0;
-  ++epoch_;
+  epoch_ = options_.next_epoch();
+}
+
+void Replica::SetDraining(bool draining) {
+  std::lock_guard lock(mutex_);
+  if (std::exchange(draining_, draining) == draining) return;
+  spdlog::info("replica {}: {}", options_.name, draining ? "draining" : "takes requests again");
+  if (state_ == v1::REPLICA_STATE_SERVING) engine_.SetDraining(epoch_, draining);
 }
 
 void Replica::Shutdown(const std::string& reason) {
@@ -208,19 +276,30 @@ void Replica::Shutdown(const std::string& reason) {
   LoseLocked(absl::OkStatus());
 }
 
-void Replica::CheckTimeouts() {
-  std::lock_guard lock(mutex_);
-  if (state_ != v1::REPLICA_STATE_WAITING || AttachedLocked() == 0 ||
-      Clock::now() - first_attached_ < options_.attach_timeout) {
-    return;
-  }
+std::string Replica::MissingRanksLocked() const {
   std::string missing;
   for (size_t i = 0; i < ranks_.size(); ++i) {
     if (ranks_[i].stream == nullptr) absl::StrAppend(&missing, missing.empty() ? "" : ", ", i);
   }
-  LoseLocked(absl::DeadlineExceededError(
-      absl::StrCat("of ", ranks_.size(), " ranks, rank ", missing, " did not attach within ",
-                   options_.attach_timeout.count(), " s (--attach-timeout); see its log")));
+  return missing;
+}
+
+void Replica::CheckTimeouts() {
+  std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    Rank& rank = ranks_[i];
+    if (rank.stream == nullptr || ++rank.silent_beats <= rank.most_silent_beats) continue;
+    return LoseLocked(absl::DeadlineExceededError(
+        absl::StrCat("rank ", i, " (pid ", rank.status.pid(), " on ", rank.status.host(),
+                     ") is silent for ", rank.most_silent_beats * kHeartbeat.count() / 1e3,
+                     " s (--heartbeat-timeout): it is stopped, or its host or network is gone")));
+  }
+  if (state_ == v1::REPLICA_STATE_WAITING && AttachedLocked() > 0 &&
+      Clock::now() - first_attached_ >= options_.attach_timeout) {
+    LoseLocked(absl::DeadlineExceededError(absl::StrCat(
+        "of ", ranks_.size(), " ranks, rank ", MissingRanksLocked(), " did not attach within ",
+        options_.attach_timeout.count(), " s (--attach-timeout); see its log")));
+  }
 }
 
 void Replica::SendToAll(std::shared_ptr<const v1::CoordinatorMessage> message) {
@@ -239,19 +318,22 @@ void Replica::SendStep(uint64_t epoch, const v1::StepPlan& plan) {
 v1::ReplicaStatus Replica::Status() const {
   std::lock_guard lock(mutex_);
   v1::ReplicaStatus status;
+  status.set_name(options_.name);
+  status.set_draining(draining_);
   status.set_state(state_);
   status.set_epoch(epoch_);
-  status.set_pipeline_parallel_size(options_.layout.pp);
-  status.set_data_parallel_size(options_.layout.dp);
-  status.set_tensor_parallel_size(options_.layout.tp);
-  status.set_expert_parallel(options_.layout.expert_parallel);
-  status.set_kv_blocks_total(kv_blocks_ * options_.layout.dp);
+  status.set_pipeline_parallel_size(layout_.pp);
+  status.set_data_parallel_size(layout_.dp);
+  status.set_tensor_parallel_size(layout_.tp);
+  status.set_expert_parallel(layout_.expert_parallel);
+  status.set_kv_blocks_total(kv_blocks_ * layout_.dp);
   status.set_kv_block_size(options_.load.block_size());
   status.set_last_error(last_error_);
   for (size_t i = 0; i < ranks_.size(); ++i) {
     v1::RankStatus& rank = *status.add_ranks();
     rank = ranks_[i].status;
     rank.set_rank(i);
+    rank.set_stage(parallel::CoordinatesOf(layout_, static_cast<int>(i)).pp);
   }
   return status;
 }

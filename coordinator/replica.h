@@ -25,21 +25,32 @@ class RankStream {
 };
 
 struct ReplicaOptions {
+  std::string name;
+  /// What its ranks are arranged in, unless they say otherwise.
   parallel::Layout layout;
-  /// What every rank is told to load; epoch is filled in.
+  /// Whether the model can be arranged so; the error is for the rank's log.
+  std::function<absl::Status(const parallel::Layout&)> check_layout;
+  /// What every rank is told to load; epoch and layout are filled in.
   v1::LoadPlan load;
   int32_t vocabulary = 0;
   /// From the first rank's Hello until all must be there.
   std::chrono::seconds attach_timeout{60};
+  /// A rank that is silent for so long is lost. 0: 0.8 s on the coordinator's own host, 4 s on
+  /// others.
+  std::chrono::milliseconds heartbeat_timeout{0};
+  /// Names the replica's next life: a number never given before to any replica.
+  std::function<uint64_t()> next_epoch;
 };
 
 /// The life of one replica: ranks attach, load, warm up, serve; when one is lost, all are let go
 /// and the next life (epoch) begins with the ranks of the next launch. Thread-safe.
 class Replica : public std::enable_shared_from_this<Replica> {
  public:
-  /// `on_serving` hears true and false as the replica starts and stops to serve. Both must outlive
-  /// the replica.
-  Replica(ReplicaOptions options, Engine& engine, std::function<void(bool)> on_serving);
+  /// How often a rank says that it is alive, and CheckTimeouts is to be called.
+  static constexpr std::chrono::milliseconds kHeartbeat{100};
+
+  /// `engine` must outlive the replica.
+  Replica(ReplicaOptions options, Engine& engine);
 
   /// A rank says hello on a new stream. On success the stream takes part from now on, under the
   /// returned epoch. kFailedPrecondition or kInvalidArgument with a message for the rank's log.
@@ -50,8 +61,11 @@ class Replica : public std::enable_shared_from_this<Replica> {
   void Detached(uint64_t epoch, int rank, const absl::Status& status);
   /// Lets all ranks go, in an orderly way.
   void Shutdown(const std::string& reason);
-  /// Lets go of ranks that wait for others too long. Called now and then.
+  /// Lets go of the ranks when one is silent, or when some wait for others too long. Silence is
+  /// counted in calls, so that a coordinator that was itself held up does not blame the ranks.
   void CheckTimeouts();
+  /// While draining it finishes what runs and takes nothing new; this outlasts its lives.
+  void SetDraining(bool draining);
 
   v1::ReplicaStatus Status() const;
 
@@ -62,6 +76,8 @@ class Replica : public std::enable_shared_from_this<Replica> {
   struct Rank {
     std::shared_ptr<RankStream> stream;  // null: not attached
     v1::RankStatus status;
+    int silent_beats = 0;
+    int most_silent_beats = 0;
     uint32_t kv_blocks = 0;
     bool loaded = false;
     bool ready = false;
@@ -73,15 +89,20 @@ class Replica : public std::enable_shared_from_this<Replica> {
   void SendStep(uint64_t epoch, const v1::StepPlan& plan);
   void Lose(uint64_t epoch, const absl::Status& reason);
   int AttachedLocked() const;
+  /// The layout that a first rank's Hello asks for.
+  absl::StatusOr<parallel::Layout> LayoutOf(const v1::Hello& hello) const;
+  int MostSilentBeats(const std::string& host) const;
+  std::string MissingRanksLocked() const;
 
   const ReplicaOptions options_;
   Engine& engine_;
-  const std::function<void(bool)> on_serving_;
 
   // Guarded by mutex_.
   mutable std::mutex mutex_;
   v1::ReplicaState state_ = v1::REPLICA_STATE_WAITING;
-  uint64_t epoch_ = 1;
+  uint64_t epoch_;
+  parallel::Layout layout_;  // of this life
+  bool draining_ = false;
   std::string launch_id_;
   std::vector<Rank> ranks_;
   uint32_t kv_blocks_ = 0;

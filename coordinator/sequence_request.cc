@@ -29,6 +29,11 @@ absl::Status CheckSequence(const SequenceRequest& request, const SequenceLimits&
         absl::StrCat("prompt and answer have ", length + request.max_tokens, " tokens; ",
                      limits.max_model_len, " are allowed (--max-model-len)"));
   }
+  if (request.priority < -kMaxPriority || request.priority > kMaxPriority) {
+    return absl::InvalidArgumentError(absl::StrCat("priority is ", request.priority,
+                                                   "; it must be from ", -kMaxPriority, " to ",
+                                                   kMaxPriority));
+  }
   const auto known = [&limits](int64_t token) {
     return token >= 0 && (limits.vocabulary == 0 || token < limits.vocabulary);
   };

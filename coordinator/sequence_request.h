@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -16,6 +17,9 @@ struct SequenceRequest {
   int max_tokens = 1;                // at least 1; prompt and answer fit the KV blocks
   std::vector<int32_t> stop_tokens;  // sampling one of these ends the sequence
   v1::SlotSampling sampling;         // seed always set
+  int priority = 0;                  // smaller is sooner; see Turn in sequence.h
+  /// Computed prefixes are shared only among requests with the same salt.
+  std::string cache_salt;
 };
 
 enum class FinishReason : uint8_t { kStop, kLength };
@@ -27,7 +31,7 @@ struct TokenEvent {
   std::optional<FinishReason> finished;
   std::optional<v1::TokenScore> score;        // where log-probabilities are wanted
   std::vector<v1::TokenScore> prompt_scores;  // with the first token: of the prompt's second, ...
-  int cached_prompt_tokens = 0;               // with the first token
+  int cached_prompt_tokens = 0;               // found in the prefix cache, when it last began
 };
 
 /// What a request may ask for at most. The API's edge checks the same with messages for clients;
@@ -37,7 +41,8 @@ struct SequenceLimits {
   int32_t vocabulary = 0;  // 0: any
 };
 
-constexpr int kMaxLogprobs = 20;  // likeliest tokens beside a scored one
+constexpr int kMaxPriority = 100;  // and -kMaxPriority
+constexpr int kMaxLogprobs = 20;   // likeliest tokens beside a scored one
 
 /// kInvalidArgument naming what is out of bounds.
 absl::Status CheckSequence(const SequenceRequest& request, const SequenceLimits& limits);

@@ -13,7 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/engine.h"
-#include "coordinator/replica.h"
+#include "coordinator/replica_set.h"
 #include "coordinator/served_model.h"
 #include "coordinator/services.h"
 #include "coordinator/worker_service.h"
@@ -23,6 +23,7 @@ namespace shardline::coordinator {
 namespace {
 
 constexpr int kDefaultMaxModelLen = 8192;
+constexpr int kMaxReplicas = 256;
 // For streams to take their last word when the server stops.
 constexpr auto kCloseTimeout = std::chrono::seconds(2);
 
@@ -114,15 +115,11 @@ class GrpcServer : public Server {
   GrpcServer(const ServerConfig& config, ServedModel served)
       : config_(config),
         served_(std::move(served)),
-        engine_({LimitsFor(config, served_), config.step_timeout}),
-        replica_(std::make_shared<Replica>(
-            ReplicaOptions{config.layout, MakeLoadPlan(config, served_),
-                           static_cast<int32_t>(served_.model.family.spec.vocabulary),
-                           config.attach_timeout},
-            engine_, [this](bool serving) { SetServing(serving); })),
+        engine_(MakeEngineOptions()),
+        replicas_(MakeReplicaOptions(), config.replicas, engine_),
         generation_(MakeGenerationService(served_, engine_, calls_)),
-        admin_(MakeAdminService(served_, engine_, *replica_)),
-        worker_(MakeWorkerService(replica_)) {}
+        admin_(MakeAdminService(served_, engine_, replicas_)),
+        worker_(MakeWorkerService(replicas_)) {}
 
   ~GrpcServer() override { Stop(/*now=*/true); }
 
@@ -151,13 +148,13 @@ class GrpcServer : public Server {
           ": the port is taken or the address is not this host's; choose another with --listen "
           "(port 0 takes a free one)"));
     }
-    SetServing(false);
+    SetServing(engine_.Snapshot().serving);
     return absl::OkStatus();
   }
 
   int port() const override { return port_; }
   const std::string& model_name() const override { return served_.name; }
-  void Tick() override { replica_->CheckTimeouts(); }
+  void Tick() override { replicas_.CheckTimeouts(); }
 
   void Stop(bool now) override {
     if (server_ == nullptr) return;
@@ -173,12 +170,33 @@ class GrpcServer : public Server {
     }
     engine_.AbortAll(absl::UnavailableError(
         "the server stopped before the request was finished; send it again"));
-    replica_->Shutdown("the coordinator stops");
+    replicas_.Shutdown("the coordinator stops");
     server_->Shutdown(std::chrono::system_clock::now() + kCloseTimeout);
     server_.reset();
   }
 
  private:
+  EngineOptions MakeEngineOptions() {
+    EngineOptions options;
+    options.limits = LimitsFor(config_, served_);
+    options.step_timeout = config_.step_timeout;
+    options.on_serving = [this](bool serving) { SetServing(serving); };
+    return options;
+  }
+
+  ReplicaOptions MakeReplicaOptions() const {
+    ReplicaOptions options;
+    options.layout = config_.layout;
+    options.check_layout = [this](const parallel::Layout& layout) {
+      return CheckLayout(served_.model.family.spec, layout);
+    };
+    options.load = MakeLoadPlan(config_, served_);
+    options.vocabulary = static_cast<int32_t>(served_.model.family.spec.vocabulary);
+    options.attach_timeout = config_.attach_timeout;
+    options.heartbeat_timeout = config_.heartbeat_timeout;
+    return options;
+  }
+
   void SetServing(bool serving) {
     std::lock_guard lock(health_mutex_);
     if (server_ == nullptr || stopping_) return;
@@ -189,13 +207,13 @@ class GrpcServer : public Server {
 
   const ServerConfig config_;
   const ServedModel served_;
-  Engine engine_;
-  OpenCalls calls_;
   std::mutex health_mutex_;  // ranks come and go while the server starts and stops
   bool stopping_ = false;
-  std::shared_ptr<Replica> replica_;
-  std::unique_ptr<grpc::Service> generation_, admin_, worker_;
   std::unique_ptr<grpc::Server> server_;
+  Engine engine_;  // its thread sets the health
+  OpenCalls calls_;
+  ReplicaSet replicas_;
+  std::unique_ptr<grpc::Service> generation_, admin_, worker_;
   int port_ = 0;
 };
 
@@ -208,6 +226,11 @@ absl::Status ServerConfig::Validate() const {
     status = CheckOneOf("--kv-cache-dtype", kv_cache_dtype, {"auto", "float32", "bfloat16"});
   }
   if (status.ok()) status = CheckAtLeast<int64_t>("--kv-cache-memory", kv_cache_memory, 0);
+  if (status.ok()) status = CheckAtLeast("--replicas", replicas, 1);
+  if (status.ok() && replicas > kMaxReplicas) {
+    status = absl::InvalidArgumentError(
+        absl::StrCat("--replicas is ", replicas, "; it may be ", kMaxReplicas, " at most"));
+  }
   if (status.ok()) status = CheckAtLeast("--max-model-len", max_model_len, 0);
   if (status.ok()) status = CheckAtLeast("--max-num-seqs", limits.max_num_seqs, 1);
   if (status.ok()) {

@@ -17,7 +17,8 @@ struct ServerConfig {
   std::string served_model_name;  // empty: the last part of the path
   std::string listen = "127.0.0.1:50051";
 
-  parallel::Layout layout;
+  int replicas = 1;                     // expected, of this layout; others may join
+  parallel::Layout layout;              // of a replica
   std::string dtype = "auto";           // auto (as stored), float32, bfloat16
   std::string kv_cache_dtype = "auto";  // auto (float32 with dtype float32, else bfloat16), ...
   int64_t kv_cache_memory = 0;          // bytes a rank; 0: what the host allows
@@ -26,6 +27,7 @@ struct ServerConfig {
 
   std::chrono::seconds attach_timeout{60};
   std::chrono::seconds step_timeout{60};
+  std::chrono::milliseconds heartbeat_timeout{0};  // 0: see ReplicaOptions
   std::chrono::seconds drain_timeout{30};
 
   /// kInvalidArgument naming the flag, its value and what is allowed.
@@ -42,7 +44,7 @@ class Server {
   /// The port that is listened on.
   virtual int port() const = 0;
   virtual const std::string& model_name() const = 0;
-  /// To be called now and then: notices ranks that never attach.
+  /// To be called every Replica::kHeartbeat: notices ranks that are silent or never attach.
   virtual void Tick() = 0;
   /// Stops accepting, reports NOT_SERVING, lets what runs finish within the drain timeout (or at
   /// once when `now`), lets the ranks go and stops listening.

@@ -4,7 +4,7 @@
 
 #include "coordinator/engine.h"
 #include "coordinator/open_calls.h"
-#include "coordinator/replica.h"
+#include "coordinator/replica_set.h"
 #include "coordinator/served_model.h"
 
 namespace grpc {
@@ -20,6 +20,6 @@ std::unique_ptr<grpc::Service> MakeGenerationService(const ServedModel& served, 
 
 /// The Admin service. What it is given must outlive it.
 std::unique_ptr<grpc::Service> MakeAdminService(const ServedModel& served, const Engine& engine,
-                                                const Replica& replica);
+                                                ReplicaSet& replicas);
 
 }  // namespace shardline::coordinator

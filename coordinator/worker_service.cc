@@ -16,8 +16,8 @@ namespace {
 /// gRPC owns the reactor until OnDone; the replica reaches it through `Handle`, which outlives it.
 class RankReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage> {
  public:
-  explicit RankReactor(std::shared_ptr<Replica> replica)
-      : replica_(std::move(replica)), handle_(std::make_shared<Handle>(this)) {
+  explicit RankReactor(ReplicaSet& replicas)
+      : replicas_(replicas), handle_(std::make_shared<Handle>(this)) {
     StartRead(&incoming_);
   }
 
@@ -25,19 +25,23 @@ class RankReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coordi
     // A broken connection, a dead process and an orderly end all show here: a read is always
     // pending. So this one reaction tells the replica, and nothing races with it.
     if (!ok) {
-      if (epoch_) replica_->Detached(*epoch_, rank_, absl::UnavailableError("its stream ended"));
+      if (replica_ != nullptr) {
+        replica_->Detached(epoch_, rank_, absl::UnavailableError("its stream ended"));
+      }
       return handle_->Close(absl::CancelledError("the rank left"));
     }
-    if (!epoch_) {
+    if (replica_ == nullptr) {
       if (!incoming_.has_hello()) {
         return handle_->Close(absl::FailedPreconditionError("the first message must be Hello"));
       }
       rank_ = static_cast<int>(incoming_.hello().rank());
-      const absl::StatusOr<uint64_t> epoch = replica_->Attach(incoming_.hello(), handle_);
-      if (!epoch.ok()) return handle_->Close(epoch.status());
-      epoch_ = *epoch;
+      const absl::StatusOr<ReplicaSet::Attached> attached =
+          replicas_.Attach(incoming_.hello(), handle_);
+      if (!attached.ok()) return handle_->Close(attached.status());
+      replica_ = attached->replica;
+      epoch_ = attached->epoch;
     } else {
-      replica_->Receive(*epoch_, rank_, std::move(incoming_));
+      replica_->Receive(epoch_, rank_, std::move(incoming_));
       incoming_.Clear();
     }
     StartRead(&incoming_);
@@ -92,30 +96,31 @@ class RankReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coordi
     std::optional<absl::Status> closing_;
   };
 
-  const std::shared_ptr<Replica> replica_;
+  ReplicaSet& replicas_;
   const std::shared_ptr<Handle> handle_;
   v1::WorkerMessage incoming_;
-  std::optional<uint64_t> epoch_;  // set once attached
+  std::shared_ptr<Replica> replica_;  // set once attached, as are these
+  uint64_t epoch_ = 0;
   int rank_ = -1;
 };
 
 class WorkerService : public v1::WorkerControl::CallbackService {
  public:
-  explicit WorkerService(std::shared_ptr<Replica> replica) : replica_(std::move(replica)) {}
+  explicit WorkerService(ReplicaSet& replicas) : replicas_(replicas) {}
 
   grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* Attach(
       grpc::CallbackServerContext*) override {
-    return new RankReactor(replica_);
+    return new RankReactor(replicas_);
   }
 
  private:
-  const std::shared_ptr<Replica> replica_;
+  ReplicaSet& replicas_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeWorkerService(std::shared_ptr<Replica> replica) {
-  return std::make_unique<WorkerService>(std::move(replica));
+std::unique_ptr<grpc::Service> MakeWorkerService(ReplicaSet& replicas) {
+  return std::make_unique<WorkerService>(replicas);
 }
 
 }  // namespace shardline::coordinator

@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "coordinator/replica.h"
+#include "coordinator/replica_set.h"
 
 namespace grpc {
 class Service;
@@ -10,7 +10,8 @@ class Service;
 
 namespace shardline::coordinator {
 
-/// The server side of WorkerControl: one reactor a rank, speaking for the replica.
-std::unique_ptr<grpc::Service> MakeWorkerService(std::shared_ptr<Replica> replica);
+/// The server side of WorkerControl: one reactor a rank, speaking for its replica. `replicas`
+/// must outlive the service.
+std::unique_ptr<grpc::Service> MakeWorkerService(ReplicaSet& replicas);
 
 }  // namespace shardline::coordinator

@@ -25,9 +25,25 @@ class GrpcControlClient : public ControlClient {
   ~GrpcControlClient() override {
     context_.TryCancel();
     reader_.join();
+    if (heart_.joinable()) heart_.join();
+  }
+
+  void StartHeartbeat(std::function<v1::Heartbeat()> beat) override {
+    heart_ = std::thread([this, beat = std::move(beat)] {
+      v1::WorkerMessage message;
+      while (true) {
+        {
+          std::unique_lock lock(mutex_);
+          if (changed_.wait_for(lock, kHeartbeat, [this] { return ended_; })) return;
+        }
+        *message.mutable_heartbeat() = beat();
+        if (!Send(message).ok()) return;
+      }
+    });
   }
 
   absl::Status Send(const v1::WorkerMessage& message) override {
+    std::lock_guard lock(write_mutex_);
     if (stream_->Write(message)) return absl::OkStatus();
     return absl::UnavailableError("the stream to the coordinator is broken");
   }
@@ -53,7 +69,10 @@ class GrpcControlClient : public ControlClient {
   }
 
   void Close() override {
-    stream_->WritesDone();
+    {
+      std::lock_guard lock(write_mutex_);
+      stream_->WritesDone();
+    }
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, std::chrono::seconds(2), [this] { return ended_; });
   }
@@ -84,6 +103,8 @@ class GrpcControlClient : public ControlClient {
   std::unique_ptr<v1::WorkerControl::Stub> stub_;
   std::unique_ptr<grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>> stream_;
 
+  std::mutex write_mutex_;  // one write at a time
+
   std::mutex mutex_;
   // Guarded by mutex_.
   std::condition_variable changed_;
@@ -92,6 +113,7 @@ class GrpcControlClient : public ControlClient {
   absl::Status end_;
   bool ended_ = false;
 
+  std::thread heart_;
   std::thread reader_;  // last: reads all of the above
 };
 

@@ -10,8 +10,8 @@
 
 namespace shardline::worker {
 
-/// One rank's stream to the coordinator (WorkerControl.Attach). Send and Next are for one thread;
-/// incoming messages are read ahead by another.
+/// One rank's stream to the coordinator (WorkerControl.Attach). Next is for one thread; incoming
+/// messages are read ahead by another. Send is thread-safe.
 class ControlClient {
  public:
   /// Connects to `address`, trying again until `timeout` has passed. kUnavailable naming the
@@ -22,6 +22,10 @@ class ControlClient {
 
   /// kUnavailable when the stream is broken; Next() tells why.
   virtual absl::Status Send(const v1::WorkerMessage& message) = 0;
+  /// From now on until the stream ends, sends what `beat` makes every kHeartbeat, from a thread of
+  /// its own: so it tells that the process runs, whatever the rank does.
+  static constexpr std::chrono::milliseconds kHeartbeat{100};
+  virtual void StartHeartbeat(std::function<v1::Heartbeat()> beat) = 0;
   /// Waits for the coordinator's next message. At the stream's end: the status it ended with, never
   /// OK.
   virtual absl::StatusOr<v1::CoordinatorMessage> Next() = 0;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <iostream>
@@ -60,6 +61,9 @@ int main(int argc, char** argv) {
   std::string coordinator = "127.0.0.1:50051";
   std::string launch_id;
   std::string log_level = "info";
+  std::string replica = "0";
+  shardline::parallel::Layout layout{0, 0, 0};  // 0: not given
+  int ranks_on_host = 0;
   int threads = 0;
   int attach_timeout = 60;
   CLI::App app(
@@ -76,6 +80,25 @@ int main(int argc, char** argv) {
   app.add_option("--attach-timeout", attach_timeout, "Seconds to look for the coordinator")
       ->envname("SHARDLINE_ATTACH_TIMEOUT")
       ->check(CLI::Range(1, 86400))
+      ->capture_default_str();
+  app.add_option("--replica", replica, "The model copy that these ranks are, by name")
+      ->envname("SHARDLINE_REPLICA")
+      ->capture_default_str();
+  const auto size = [&app](const std::string& axis, int& value) {
+    std::string variable = "SHARDLINE_" + axis + "_PARALLEL_SIZE";
+    for (char& c : variable) c = static_cast<char>(std::toupper(c));
+    app.add_option("--" + axis + "-parallel-size", value,
+                   "Layout of this replica; default: the coordinator's")
+        ->envname(variable)
+        ->check(CLI::Range(1, 4096));
+  };
+  size("tensor", layout.tp);
+  size("pipeline", layout.pp);
+  size("data", layout.dp);
+  app.add_option("--ranks-on-host", ranks_on_host,
+                 "Ranks that share this host's CPUs and memory; 0: those of this launch")
+      ->envname("SHARDLINE_RANKS_ON_HOST")
+      ->check(CLI::Range(0, 65536))
       ->capture_default_str();
   app.add_option("--launch-id", launch_id, "Names this launch; default: random")
       ->envname("SHARDLINE_LAUNCH_ID");
@@ -110,7 +133,11 @@ int main(int argc, char** argv) {
     (*session)->Abort(exit_code);
   };
 
-  const int ranks_on_host = RanksOnHost();
+  if (ranks_on_host == 0) ranks_on_host = RanksOnHost();
+  shardline::worker::RankOptions options{.ranks_on_host = ranks_on_host, .replica = replica};
+  if (layout.pp + layout.dp + layout.tp > 0) {
+    options.layout = {std::max(1, layout.pp), std::max(1, layout.dp), std::max(1, layout.tp)};
+  }
   absl::StatusOr<std::unique_ptr<shardline::kernels::Device>> device =
       shardline::kernels::Device::Create(
           {shardline::kernels::DeviceKind::kCpu, threads, ranks_on_host});
@@ -122,8 +149,8 @@ int main(int argc, char** argv) {
   if (!client.ok()) fail(client.status(), kExitCoordinatorLost);
   (*client)->NotifyEnd([](const absl::Status&) { LeaveLater(kExitCoordinatorLost); });
 
-  const absl::Status ended =
-      shardline::worker::RunRank({*id, ranks_on_host}, **device, **world, **client);
+  options.launch_id = *id;
+  const absl::Status ended = shardline::worker::RunRank(options, **device, **world, **client);
   if (!ended.ok()) {
     fail(ended,
          ended.code() == absl::StatusCode::kUnavailable ? kExitCoordinatorLost : kExitFailed);

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -21,7 +22,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr uint32_t kProtocolVersion = 1;
+constexpr uint32_t kProtocolVersion = 2;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -65,6 +66,11 @@ class Rank {
 
   absl::Status Run() {
     absl::Status status = client_.Send(Hello());
+    client_.StartHeartbeat([this] {
+      v1::Heartbeat beat;
+      beat.set_busy_microseconds(busy_microseconds_);
+      return beat;
+    });
     while (status.ok()) {
       absl::StatusOr<v1::CoordinatorMessage> message = client_.Next();
       if (!message.ok()) {
@@ -109,6 +115,12 @@ class Rank {
     hello.set_device(device_.Description());
     hello.set_pid(getpid());
     hello.set_memory_bytes(device_.AvailableMemory());
+    hello.set_replica(options_.replica);
+    if (options_.layout) {
+      hello.set_pipeline_parallel_size(options_.layout->pp);
+      hello.set_data_parallel_size(options_.layout->dp);
+      hello.set_tensor_parallel_size(options_.layout->tp);
+    }
     return message;
   }
 
@@ -235,7 +247,12 @@ class Rank {
 
   absl::Status Step(const v1::StepPlan& plan) {
     if (runner_ == nullptr) return absl::InternalError("told to run a step before Start");
+    const auto begin = Clock::now();
+    const std::chrono::nanoseconds waited = runner_->waited();
     absl::StatusOr<std::optional<v1::StepResult>> result = runner_->Run(plan);
+    busy_microseconds_ += std::chrono::duration_cast<std::chrono::microseconds>(
+                              Clock::now() - begin - (runner_->waited() - waited))
+                              .count();
     if (!result.ok()) return result.status();
     if (!*result || shard_.place.tp != 0 || shard_.place.dp != 0) return absl::OkStatus();
     v1::WorkerMessage message;
@@ -260,6 +277,7 @@ class Rank {
   int64_t kv_blocks_ = 0;  // that it said it can hold
   std::unique_ptr<StepRunner> runner_;
   Clock::time_point last_progress_;
+  std::atomic<uint64_t> busy_microseconds_ = 0;  // in steps, less waiting for other stages
 };
 
 }  // namespace

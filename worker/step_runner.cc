@@ -105,8 +105,7 @@ absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Run(const v1::StepPlan
 
   if (tokens > 0) {  // else this group has nothing to do, and its ranks only serve as experts
     status = shard_.first_stage ? transformer_->Embed(arrays->tokens, arrays->positions)
-                                : world_.Receive(HiddenBytes(tokens),
-                                                 PeerOfStage(shard_.place.pp - 1), kHiddenTag);
+                                : Receive(HiddenBytes(tokens), shard_.place.pp - 1, kHiddenTag);
   }
   if (status.ok()) status = transformer_->RunLayers(Batch(*arrays), kv_);
   if (!status.ok()) return status;
@@ -139,13 +138,20 @@ absl::Status StepRunner::ReceiveTokens(uint64_t up_to_step) {
   while (!pending_.empty() && pending_.front().step <= up_to_step) {
     const PendingTokens& pending = pending_.front();
     std::vector<int32_t> tokens(pending.slots.size());
-    const absl::Status received = world_.Receive(std::as_writable_bytes(std::span(tokens)),
-                                                 PeerOfStage(shard_.layout.pp - 1), kTokensTag);
+    const absl::Status received =
+        Receive(std::as_writable_bytes(std::span(tokens)), shard_.layout.pp - 1, kTokensTag);
     if (!received.ok()) return received;
     for (size_t i = 0; i < tokens.size(); ++i) slots_[pending.slots[i]].last_token = tokens[i];
     pending_.pop_front();
   }
   return absl::OkStatus();
+}
+
+absl::Status StepRunner::Receive(std::span<std::byte> data, int stage, int tag) {
+  const auto begin = std::chrono::steady_clock::now();
+  absl::Status received = world_.Receive(data, PeerOfStage(stage), tag);
+  waited_ += std::chrono::steady_clock::now() - begin;
+  return received;
 }
 
 StepRunner::Slot* StepRunner::OwnSlot(uint32_t slot) {
@@ -202,15 +208,19 @@ absl::Status StepRunner::CheckWork(const v1::SlotWork& work, const Slot& slot) c
   if (!slot.started) return BadPlan(work, "was not started");
   if (slot.run == runs_) return BadPlan(work, "has work twice");
   const int64_t count = std::max(1, work.tokens_size());
-  if (static_cast<int64_t>(work.position()) != slot.length) {
-    return BadPlan(work, absl::StrCat("is at position ", slot.length, ", not ", work.position()));
+  // What it skips is whole blocks, computed already; a token that is fed back skips nothing.
+  const int64_t position = work.position();
+  const bool skips = position > slot.length && !work.tokens().empty() &&
+                     slot.length % options_.block_size == 0 && position % options_.block_size == 0;
+  if (position != slot.length && !skips) {
+    return BadPlan(work, absl::StrCat("is at position ", slot.length, ", not ", position));
   }
   if (static_cast<int64_t>(positions_.size()) + count > options_.max_num_batched_tokens) {
     return BadPlan(work, "brings the step over max_num_batched_tokens");
   }
   const int64_t blocks = static_cast<int64_t>(slot.blocks.size()) + work.new_blocks_size();
-  if (slot.length + count > blocks * options_.block_size ||
-      slot.length + count > options_.max_model_len) {
+  if (position + count > blocks * options_.block_size ||
+      position + count > options_.max_model_len) {
     return BadPlan(work, "has more tokens than its blocks or max_model_len hold");
   }
   if (blocks > (options_.max_model_len + options_.block_size - 1) / options_.block_size) {
@@ -266,6 +276,7 @@ absl::Status StepRunner::BuildBatch(const v1::StepPlan& plan) {
       tokens_.insert(tokens_.end(), work.tokens().begin(), work.tokens().end());
     }
     const int count = std::max(1, work.tokens_size());
+    slot.length = static_cast<int>(work.position());
     for (int i = 0; i < work.score_size(); ++i) {
       score_rows_.push_back(static_cast<int32_t>(positions_.size()) + i);
       scores_.push_back(

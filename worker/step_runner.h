@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -57,6 +58,9 @@ class StepRunner {
   /// memory, and proof that the ranks can talk. Collective.
   absl::Status WarmUp();
 
+  /// Time spent waiting for other stages since the beginning.
+  std::chrono::nanoseconds waited() const { return waited_; }
+
   void set_logits_observer(LogitsObserver observer) { observer_ = std::move(observer); }
 
  private:
@@ -97,6 +101,8 @@ class StepRunner {
   absl::Status Gather(const v1::StepPlan& plan, v1::StepResult own, v1::StepResult& result);
   absl::Status SendResult(const v1::StepResult& own, int rank);
   absl::StatusOr<v1::StepResult> ReceiveResult(int rank);
+  /// From another stage. The time until it is there counts as waited.
+  absl::Status Receive(std::span<std::byte> data, int stage, int tag);
   void Forget();
   int PeerOfStage(int stage) const;
   std::span<std::byte> HiddenBytes(int64_t tokens) const;
@@ -113,6 +119,7 @@ class StepRunner {
   LogitsObserver observer_;
 
   uint64_t runs_ = 0;
+  std::chrono::nanoseconds waited_{0};
   std::vector<Slot> slots_;            // of this rank's data-parallel group
   std::deque<PendingTokens> pending_;  // first stage of several: tokens on their way
 

@@ -37,7 +37,7 @@ class Cluster:
              str(ranks), "--max-model-len", "2048", *flags],
             stdout=subprocess.PIPE, stderr=self.errors, text=True, env=self.environment)
         line = self.up.stdout.readline()
-        match = re.match(r"ready address=(\S+) model=\S+ tensor_parallel_size=(\d+) "
+        match = re.match(r"ready address=(\S+) model=\S+ replicas=1 tensor_parallel_size=(\d+) "
                          r"pipeline_parallel_size=1 data_parallel_size=1 kv_tokens=(\d+) "
                          r"seconds=[\d.]+\n$", line)
         assert match, (line, self.error_text())
@@ -127,7 +127,7 @@ class UpTest(unittest.TestCase):
         for cluster in (one, two):
             status = cluster.client("status", "--json")
             self.assertEqual(status.returncode, 0, status)
-            self.assertEqual(json.loads(status.stdout)["replica"]["state"],
+            self.assertEqual(json.loads(status.stdout)["replicas"][0]["state"],
                              "REPLICA_STATE_SERVING")
             self.assertEqual(cluster.client("generate", "--max-tokens", "3", "Hi").returncode, 0)
         self.assertEqual(one.stop(), 0)

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <thread>
 
-#include "tests/coordinator/model_worker.h"
+#include "tests/coordinator/requests.h"
 
 namespace shardline::coordinator {
 namespace {
@@ -63,9 +63,7 @@ SequenceRequest MakeRequest(Engine& engine, int max_tokens) {
 }
 
 std::vector<int32_t> SoloAnswer(int max_tokens) {
-  std::vector<int32_t> tokens{1, 2, 3};
-  for (int i = 0; i < max_tokens; ++i) tokens.push_back(ModelWorker::NextToken(tokens));
-  return {tokens.begin() + 3, tokens.end()};
+  return coordinator::SoloAnswer(coordinator::MakeRequest(0, {1, 2, 3}, max_tokens));
 }
 
 TEST(EngineTest, AnswersArrive) {
@@ -82,7 +80,7 @@ TEST(EngineTest, AnswersArrive) {
     EXPECT_EQ(collectors[i]->tokens, SoloAnswer(1 + i % 30));
   }
   while (engine.Snapshot().finished < 100) std::this_thread::yield();
-  EXPECT_EQ(engine.Snapshot().blocks_used, 0);
+  EXPECT_EQ(engine.Snapshot().replicas.at(0).load.blocks_used, 0);
 }
 
 TEST(EngineTest, RefusesWithoutAReplica) {
@@ -120,6 +118,76 @@ TEST(EngineTest, ASilentReplicaIsLostAndItsRequestsGoOnElsewhere) {
   EXPECT_EQ(collector->tokens, SoloAnswer(20));
 }
 
+TEST(EngineTest, WhatALostReplicaRanGoesOnAtOnceOnAnother) {
+  Engine engine({});
+  const auto silent = std::make_shared<TestLink>(engine, TestLink::Behaviour::kSilent);
+  engine.ReplicaReady(silent, kCapacity, 1);
+  std::vector<std::shared_ptr<Collector>> collectors;
+  for (int i = 0; i < 10; ++i) {
+    collectors.push_back(std::make_shared<Collector>());
+    engine.Submit(MakeRequest(engine, 20), collectors.back());
+  }
+  engine.ReplicaReady(std::make_shared<TestLink>(engine, TestLink::Behaviour::kAnswer), kCapacity,
+                      2);
+  // A late word of a life that is over changes nothing.
+  engine.ReplicaLost(1);
+  v1::StepResult late;
+  late.set_epoch(1);
+  late.set_step(1);
+  engine.StepDone(late);
+  for (const auto& collector : collectors) {
+    EXPECT_TRUE(collector->Wait().ok());
+    EXPECT_EQ(collector->tokens, SoloAnswer(20));
+  }
+  while (engine.Snapshot().finished < 10) std::this_thread::yield();
+  const EngineSnapshot snapshot = engine.Snapshot();
+  EXPECT_EQ(snapshot.resumed, 10u);
+  ASSERT_EQ(snapshot.replicas.size(), 1u);
+  EXPECT_EQ(snapshot.replicas[0].epoch, 2u);
+}
+
+TEST(EngineTest, ServesWhileAReplicaTakesRequestsAndMakesProgress) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<bool> heard;
+  EngineOptions options;
+  options.step_timeout = milliseconds(400);
+  options.on_serving = [&](bool serving) {
+    std::lock_guard lock(mutex);
+    heard.push_back(serving);
+    changed.notify_all();
+  };
+  const auto wait_for = [&](const std::vector<bool>& expected) {
+    std::unique_lock lock(mutex);
+    EXPECT_TRUE(changed.wait_for(lock, std::chrono::seconds(10),
+                                 [&] { return heard.size() >= expected.size(); }));
+    EXPECT_EQ(heard, expected);
+  };
+  Engine engine(options);
+  engine.ReplicaReady(std::make_shared<TestLink>(engine, TestLink::Behaviour::kAnswer), kCapacity,
+                      1);
+  wait_for({true});
+  engine.SetDraining(1, true);
+  wait_for({true, false});
+  auto refused = std::make_shared<Collector>();
+  engine.Submit(MakeRequest(engine, 1), refused);
+  EXPECT_EQ(refused->Wait().code(), absl::StatusCode::kUnavailable);
+  engine.SetDraining(1, false);
+  wait_for({true, false, true});
+  engine.ReplicaLost(1);
+  wait_for({true, false, true, false});
+  // A replica whose steps do not come back is no use, before it counts as lost.
+  const auto silent = std::make_shared<TestLink>(engine, TestLink::Behaviour::kSilent);
+  engine.ReplicaReady(silent, kCapacity, 2);
+  wait_for({true, false, true, false, true});
+  auto collector = std::make_shared<Collector>();
+  engine.Submit(MakeRequest(engine, 1), collector);
+  wait_for({true, false, true, false, true, false});
+  EXPECT_EQ(silent->WaitFailed().code(), absl::StatusCode::kDeadlineExceeded);
+  engine.AbortAll(absl::CancelledError("over"));
+  EXPECT_EQ(collector->Wait().message(), "over");
+}
+
 TEST(EngineTest, ALyingReplicaIsLost) {
   Engine engine({});
   auto liar = std::make_shared<TestLink>(engine, TestLink::Behaviour::kLie);
@@ -146,7 +214,7 @@ TEST(EngineTest, AbortAllEndsWhatRunsAndWhatWaits) {
   engine.AbortAll(absl::UnavailableError("over"));
   for (const auto& collector : collectors) EXPECT_EQ(collector->Wait().message(), "over");
   while (engine.Snapshot().cancelled < 3) std::this_thread::yield();
-  EXPECT_EQ(engine.Snapshot().blocks_used, 0);
+  EXPECT_EQ(engine.Snapshot().replicas.at(0).load.blocks_used, 0);
 }
 
 TEST(EngineTest, EndsWhatRunsWhenItGoes) {

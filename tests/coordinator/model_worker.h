@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <deque>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -11,10 +9,23 @@
 
 namespace shardline::coordinator {
 
-/// What the ranks of a replica do with plans, as simply as can be: every slot's tokens by position,
-/// every block's owner. A token is a pure function of the sequence before it, so that an answer
-/// does not depend on scheduling; anything that breaks the step protocol is written to
-/// `violations`.
+/// A hash of a sequence's tokens, and the token that follows: a pure function of what was before,
+/// so that an answer does not depend on scheduling.
+class TextHash {
+ public:
+  void Push(int32_t token) {
+    value_ = (value_ ^ static_cast<uint64_t>(token + 1)) * 1099511628211u;
+  }
+  int32_t NextToken() const { return static_cast<int32_t>((value_ >> 20) % 997); }
+  uint64_t value() const { return value_; }
+
+ private:
+  uint64_t value_ = 1469598103934665603u;
+};
+
+/// What the ranks of a replica do with plans in one life, as simply as can be: every block holds,
+/// by position, a token and the hash of all text up to it, as KV memory does; what a slot skips it
+/// reads from there. Anything that breaks the step protocol is written to `violations`.
 class ModelWorker {
  public:
   /// `slots` and `blocks` of each of `groups` data-parallel groups.
@@ -23,25 +34,15 @@ class ModelWorker {
         stages_(stages),
         slots_of_group_(slots),
         slots_(slots * groups),
-        owner_(groups, std::vector<int>(blocks, -1)),
+        blocks_(groups, std::vector<Block>(blocks)),
         tokens_in_group_(groups) {}
-
-  /// The next token after `tokens`.
-  static int32_t NextToken(const std::vector<int32_t>& tokens) {
-    uint64_t hash = 1469598103934665603u;
-    for (const int32_t token : tokens)
-      hash = (hash ^ static_cast<uint64_t>(token)) * 1099511628211u;
-    return static_cast<int32_t>((hash >> 20) % 997);
-  }
 
   v1::StepResult Run(const v1::StepPlan& plan) {
     if (plan.step() != last_step_ + 1) Violation("steps out of order");
     last_step_ = plan.step();
     for (const uint32_t slot : plan.freed_slots()) {
       if (!slots_[slot].started) Violation("a slot freed that was not started");
-      for (const uint32_t block : slots_[slot].blocks) {
-        if (OwnerOf(slot, block) == static_cast<int>(slot)) OwnerOf(slot, block) = -1;
-      }
+      for (const uint32_t block : slots_[slot].blocks) BlockOf(slot, block).holders -= 1;
       slots_[slot] = {};
     }
     for (const v1::SlotStart& start : plan.starts()) {
@@ -53,73 +54,115 @@ class ModelWorker {
     result.set_epoch(plan.epoch());
     result.set_step(plan.step());
     std::fill(tokens_in_group_.begin(), tokens_in_group_.end(), 0);
-    for (const v1::SlotWork& work : plan.work()) RunWork(plan.step(), work, result);
+    for (const v1::SlotWork& work : plan.work()) RunWork(work, result);
     tokens_in_step = *std::max_element(tokens_in_group_.begin(), tokens_in_group_.end());
+    tokens_computed += tokens_in_step;
     return result;
   }
 
   std::vector<std::string> violations;
   int tokens_in_step = 0;  // of the group that has most
+  int64_t tokens_computed = 0;
 
  private:
+  struct Position {
+    int32_t token = -1;
+    uint64_t text = 0;  // hash of all up to here
+    uint64_t step = 0;  // that wrote it
+  };
+  struct Block {
+    int holders = 0;
+    std::vector<Position> positions;
+  };
   struct Slot {
     bool started = false;
-    std::vector<int32_t> tokens;  // processed
+    int length = 0;
+    TextHash text;
     std::vector<uint32_t> blocks;
     int32_t last_token = -1;
     uint64_t last_sampled_step = 0;
   };
 
   int GroupOf(uint32_t slot) const { return static_cast<int>(slot) / slots_of_group_; }
-  int& OwnerOf(uint32_t slot, uint32_t block) { return owner_[GroupOf(slot)].at(block); }
+  Block& BlockOf(uint32_t slot, uint32_t block) { return blocks_[GroupOf(slot)].at(block); }
 
-  void RunWork(uint64_t step, const v1::SlotWork& work, v1::StepResult& result) {
+  void RunWork(const v1::SlotWork& work, v1::StepResult& result) {
     Slot& slot = slots_[work.slot()];
+    const int position = static_cast<int>(work.position());
     if (!slot.started) Violation("work for a slot that was not started");
-    for (const uint32_t block : work.new_blocks()) {
-      if (OwnerOf(work.slot(), block) != -1) Violation("a block given to two slots");
-      OwnerOf(work.slot(), block) = static_cast<int>(work.slot());
-      slot.blocks.push_back(block);
+    for (const uint32_t id : work.new_blocks()) {
+      Block& block = BlockOf(work.slot(), id);
+      const bool skipped = static_cast<int>(slot.blocks.size() + 1) * block_size_ <= position;
+      if (!skipped && block.holders > 0) Violation("a block to be written is given to two slots");
+      if (!skipped) block.positions.assign(block_size_, {});
+      block.holders += 1;
+      slot.blocks.push_back(id);
     }
-    if (work.position() != slot.tokens.size()) Violation("positions not contiguous");
+    if (position < slot.length) Violation("goes back");
+    if (position > slot.length && work.tokens().empty()) Violation("skips before feeding back");
+    while (slot.length < position) Skip(work.slot(), slot);
     if (work.tokens().empty()) {
       if (slot.last_token < 0) Violation("fed back before anything was sampled");
       // The token must have come from the last stage to the first.
-      if (step - slot.last_sampled_step < static_cast<uint64_t>(stages_)) {
+      if (last_step_ - slot.last_sampled_step < static_cast<uint64_t>(stages_)) {
         Violation("fed back sooner than the pipeline can");
       }
-      slot.tokens.push_back(slot.last_token);
+      Write(work.slot(), slot, slot.last_token);
     }
-    for (const uint32_t token : work.tokens()) slot.tokens.push_back(static_cast<int32_t>(token));
+    for (const uint32_t token : work.tokens()) {
+      Write(work.slot(), slot, static_cast<int32_t>(token));
+    }
     tokens_in_group_[GroupOf(work.slot())] += std::max(1, work.tokens_size());
-    if (slot.tokens.size() > slot.blocks.size() * block_size_) Violation("tokens without a block");
     if (work.sample()) {
-      slot.last_token = NextToken(slot.tokens);
-      slot.last_sampled_step = step;
+      slot.last_token = slot.text.NextToken();
+      slot.last_sampled_step = last_step_;
       v1::SampledToken& sampled = *result.add_sampled();
       sampled.set_slot(work.slot());
       sampled.set_token(static_cast<uint32_t>(slot.last_token));
     }
   }
 
+  Block* BlockAt(uint32_t id, Slot& slot) {
+    const size_t index = slot.length / block_size_;
+    if (index >= slot.blocks.size()) return nullptr;
+    return &BlockOf(id, slot.blocks[index]);
+  }
+
+  void Write(uint32_t id, Slot& slot, int32_t token) {
+    slot.text.Push(token);
+    Block* const block = BlockAt(id, slot);
+    if (block == nullptr) return Violation("tokens without a block");
+    if (block->holders != 1) Violation("a write to a block that others hold");
+    block->positions[slot.length % block_size_] = {token, slot.text.value(), last_step_};
+    slot.length += 1;
+  }
+
+  /// Takes in one position that another sequence has computed.
+  void Skip(uint32_t id, Slot& slot) {
+    Block* const block = BlockAt(id, slot);
+    if (block == nullptr || block->positions.empty()) {
+      Violation("skips what is in no block");
+      slot.length += 1;
+      return;
+    }
+    const Position& there = block->positions[slot.length % block_size_];
+    slot.text.Push(there.token);
+    if (slot.text.value() != there.text) Violation("a skipped block holds another text");
+    if (there.step >= last_step_) Violation("skips what this very step computes");
+    slot.length += 1;
+  }
+
   void Violation(const char* what) {
     violations.push_back("step " + std::to_string(last_step_) + ": " + what);
   }
 
-  const size_t block_size_;
+  const int block_size_;
   const int stages_;
   const int slots_of_group_;
   std::vector<Slot> slots_;
-  std::vector<std::vector<int>> owner_;  // by group and block: the slot that holds it, or -1
-  std::vector<int> tokens_in_group_;     // of the step
+  std::vector<std::vector<Block>> blocks_;  // by group
+  std::vector<int> tokens_in_group_;        // of the step
   uint64_t last_step_ = 0;
-
- public:
-  /// A new life of the replica: steps go on counting.
-  void Restart() {
-    for (Slot& slot : slots_) slot = {};
-    for (std::vector<int>& of_group : owner_) std::fill(of_group.begin(), of_group.end(), -1);
-  }
 };
 
 }  // namespace shardline::coordinator

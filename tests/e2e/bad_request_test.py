@@ -125,7 +125,7 @@ def main():
         assert len(bystander.result().token_ids) == 200
         assert cluster.stub.Generate(request("The sea is", ignore_eos=True)).token_ids == before
         now = wait_for(lambda: (s := cluster.status()).queue.running == 0 and s, "an idle cluster")
-        assert now.replica.kv_blocks_used == 0 and now.replica.epoch == 1, now
+        assert now.replicas[0].kv_blocks_used == 0 and now.replicas[0].epoch == 1, now
 
 
 if __name__ == "__main__":

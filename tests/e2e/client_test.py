@@ -15,7 +15,7 @@ PROMPT = "The capital of France is"
 SERVICES = {
     "shardline.v1.Generation": {"Generate", "GenerateStream", "Tokenize", "Detokenize",
                                 "ListModels"},
-    "shardline.v1.Admin": {"GetStatus"},
+    "shardline.v1.Admin": {"GetStatus", "Drain", "Undrain"},
     "shardline.v1.WorkerControl": {"Attach"},
 }
 
@@ -103,10 +103,10 @@ def reflection(cluster):
 
 def status(cluster):
     now = cluster.status()
-    assert now.replica.state == 4 and now.version, now  # serving
-    assert [rank.attached for rank in now.replica.ranks] == [True, True], now
-    assert all(rank.bytes_loaded == rank.bytes_total > 0 for rank in now.replica.ranks), now
-    assert now.replica.tensor_parallel_size == 2 and now.replica.kv_blocks_used == 0, now
+    assert now.replicas[0].state == 4 and now.version, now  # serving
+    assert [rank.attached for rank in now.replicas[0].ranks] == [True, True], now
+    assert all(rank.bytes_loaded == rank.bytes_total > 0 for rank in now.replicas[0].ranks), now
+    assert now.replicas[0].tensor_parallel_size == 2 and now.replicas[0].kv_blocks_used == 0, now
     counted = now.counters
     assert counted.requests_accepted == counted.requests_finished > 0, now
     assert counted.generated_tokens > 24 * 3 and counted.steps > 0, now
@@ -129,7 +129,7 @@ def health(cluster):
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="shardline.v1.Generation"),
                        timeout=60)
     assert next(watch).status == kinds.SERVING
-    os.kill(cluster.status().replica.ranks[1].pid, signal.SIGKILL)
+    os.kill(cluster.status().replicas[0].ranks[1].pid, signal.SIGKILL)
     assert next(watch).status == kinds.NOT_SERVING
     assert stub.Check(health_pb2.HealthCheckRequest()).status == kinds.NOT_SERVING
     code, text, _ = error_of(lambda: cluster.stub.Generate(request(PROMPT)))
@@ -137,7 +137,7 @@ def health(cluster):
     assert next(watch).status == kinds.SERVING
     assert len(cluster.stub.Generate(request(PROMPT, max_tokens=4)).token_ids) == 4
     now = cluster.status()
-    assert now.replica.epoch == 2 and not now.replica.last_error, now
+    assert now.replicas[0].epoch == 2 and not now.replicas[0].last_error, now
     watch.cancel()
 
 

@@ -24,7 +24,7 @@ def main():
     with Coordinator(smollm2()) as coordinator:
         pid = coordinator.process.pid
         rank = PlayedRank(coordinator.address).serve()
-        wait_for(lambda: coordinator.status().replica.state == 4, "the replica to serve")
+        wait_for(lambda: coordinator.status().replicas[0].state == 4, "the replica to serve")
 
         def run(_):
             message = request([7] * 100, max_tokens=TOKENS, ignore_eos=True)

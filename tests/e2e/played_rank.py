@@ -11,14 +11,22 @@ from harness import control_grpc, control_pb
 class PlayedRank:
     """One stream to the coordinator. `serve()` goes through all of a rank's life."""
 
-    def __init__(self, address, rank=0, world=1, launch="launch", version=1):
+    def __init__(self, address, rank=0, world=1, launch="launch", replica="0", version=2):
         self.channel = grpc.insecure_channel(address)
         self.outgoing = queue.SimpleQueue()
         self.stream = control_grpc.WorkerControlStub(self.channel).Attach(
             iter(self.outgoing.get, None))
         self.plans = []
         self.say(hello=control_pb.Hello(protocol_version=version, launch_id=launch, rank=rank,
-                                        world_size=world, host="stage", device="played"))
+                                        world_size=world, host="stage", device="played",
+                                        replica=replica))
+        self.beating = threading.Event()
+        self.heart = threading.Thread(target=self.beat, daemon=True)
+        self.heart.start()
+
+    def beat(self):
+        while not self.beating.wait(0.1):
+            self.say(heartbeat=control_pb.Heartbeat())
 
     def say(self, **body):
         self.outgoing.put(control_pb.WorkerMessage(**body))
@@ -63,7 +71,13 @@ class PlayedRank:
         self.thread.start()
         return self
 
+    def fall_silent(self):
+        """No heartbeat from now on."""
+        self.beating.set()
+        self.heart.join()
+
     def leave(self):
+        self.fall_silent()
         self.stream.cancel()
         self.outgoing.put(None)
         self.channel.close()

@@ -41,7 +41,7 @@ def none_left(address):
 
 def serve(coordinator):
     ranks = Ranks(coordinator.address, 2)
-    wait_for(lambda: coordinator.status().replica.state == SERVING, "the replica to serve", 60)
+    wait_for(lambda: coordinator.status().replicas[0].state == SERVING, "the replica to serve", 60)
     return ranks
 
 
@@ -67,12 +67,12 @@ def deaths():
         # One rank dies: all of its replica leave, the stream waits for the next ranks and goes on.
         stream = coordinator.stub.GenerateStream(message)
         first = list(next(stream).token_ids)
-        os.kill(coordinator.status().replica.ranks[1].pid, signal.SIGKILL)
+        os.kill(coordinator.status().replicas[0].ranks[1].pid, signal.SIGKILL)
         code, output = ranks.end()
         assert code != 0, output
-        wait_for(lambda: coordinator.status().replica.epoch == 2, "the loss to be noticed")
+        wait_for(lambda: coordinator.status().replicas[0].epoch == 2, "the loss to be noticed")
         now = coordinator.status()
-        assert now.replica.last_error.startswith("rank ") and now.replica.state != SERVING, now
+        assert now.replicas[0].last_error.startswith("rank ") and now.replicas[0].state != SERVING, now
         assert len(processes_of(coordinator.address)) == 0, processes_of(coordinator.address)
         ranks = serve(coordinator)
         rest, _, last = collect(stream)

@@ -27,7 +27,7 @@ def refused_ranks():
     """A rank that does not fit is told why; the ranks that do are not disturbed."""
     with Coordinator(smollm2(), "--tensor-parallel-size", 2, "--attach-timeout", 1) as coordinator:
         first = PlayedRank(coordinator.address, rank=0, world=2)
-        wait_for(lambda: coordinator.status().replica.ranks[0].attached, "rank 0 to attach")
+        wait_for(lambda: coordinator.status().replicas[0].ranks[0].attached, "rank 0 to attach")
         cases = [
             (dict(rank=0, world=3), CODE.FAILED_PRECONDITION, "needs 2 ranks"),
             (dict(rank=2, world=2), CODE.INVALID_ARGUMENT, "rank 2 is not below"),
@@ -40,12 +40,12 @@ def refused_ranks():
             end = rank.end()
             assert end[0] == code and named in end[1], (what, end)
             rank.leave()
-        now = coordinator.status().replica
+        now = coordinator.status().replicas[0]
         assert now.epoch == 1 and now.ranks[0].attached and not now.last_error, now
         # Rank 1 never comes.
         end = first.end()
         assert end[0] == CODE.DEADLINE_EXCEEDED and "rank 1 did not attach" in end[1], end
-        assert "--attach-timeout" in coordinator.status().replica.last_error
+        assert "--attach-timeout" in coordinator.status().replicas[0].last_error
         first.leave()
     with Coordinator(smollm2()) as coordinator:
         for blocks, named in ((1, "--max-model-len"), (2**32 - 1, "4294967295 KV blocks")):
@@ -76,7 +76,7 @@ def lost_replica():
         rank.leave()
         assert health(coordinator) != SERVING
         now = coordinator.status()
-        assert now.replica.epoch == 2 and "hangs" in now.replica.last_error, now
+        assert now.replicas[0].epoch == 2 and "hangs" in now.replicas[0].last_error, now
         assert now.queue.running == 0 and now.queue.waiting == 2, now
         code, _, _ = error_of(late.result)
         assert code == CODE.DEADLINE_EXCEEDED, code
@@ -89,7 +89,7 @@ def lost_replica():
         assert list(rank.plans[0].work[0].tokens) == [7, 8, 100], rank.plans[0]
         wait_for(lambda: coordinator.status().counters.requests_finished == 1, "the count")
         rank.leave()
-        wait_for(lambda: coordinator.status().replica.epoch == 3, "the loss of the second ranks")
+        wait_for(lambda: coordinator.status().replicas[0].epoch == 3, "the loss of the second ranks")
 
         # A rank that answers what was not asked cannot be trusted.
         rank = PlayedRank(coordinator.address, launch="third")
@@ -117,7 +117,7 @@ def slow_reader_and_drain():
             request([7], max_tokens=5000, ignore_eos=True)) for _ in range(2)]
         wait_for(lambda: coordinator.status().counters.requests_finished == 2, "the answers", 60)
         now = coordinator.status()
-        assert now.queue.running == 0 and now.replica.kv_blocks_used == 0, now
+        assert now.queue.running == 0 and now.replicas[0].kv_blocks_used == 0, now
         coordinator.process.send_signal(signal.SIGTERM)
         wait_for(lambda: health(coordinator) != SERVING, "the stop to begin")
         code, text, _ = error_of(lambda: coordinator.stub.Generate(request([7])))

@@ -69,7 +69,7 @@ def check_idle(cluster):
     """Everything that was accepted has ended, and nothing is held."""
     now = wait_for(lambda: (s := cluster.status()).queue.running + s.queue.waiting == 0 and s,
                    "an idle cluster")
-    assert now.replica.kv_blocks_used == 0 and now.queue.waiting_tokens == 0, now
+    assert now.replicas[0].kv_blocks_used == 0 and now.queue.waiting_tokens == 0, now
     counted = now.counters
     assert counted.requests_accepted == counted.requests_finished + counted.requests_cancelled, now
     return counted

@@ -32,6 +32,7 @@ class ScriptedClient final : public ControlClient {
     sent.push_back(message);
     return absl::OkStatus();
   }
+  void StartHeartbeat(std::function<v1::Heartbeat()> beat) override { beat(); }
   absl::StatusOr<CoordinatorMessage> Next() override {
     if (script_.empty()) return absl::UnavailableError("the script is over");
     CoordinatorMessage message = script_.front();

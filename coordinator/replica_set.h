@@ -1,0 +1,51 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "coordinator/replica.h"
+
+namespace shardline::coordinator {
+
+/// The model copies behind one coordinator, by name. Those that the operator expects are there from
+/// the beginning; another joins when its first rank says hello. Thread-safe.
+class ReplicaSet {
+ public:
+  /// Replicas named "0" to `expected` - 1. `options` is for every replica; name and next_epoch are
+  /// filled in. `engine` must outlive the set.
+  ReplicaSet(ReplicaOptions options, int expected, Engine& engine);
+
+  struct Attached {
+    std::shared_ptr<Replica> replica;
+    uint64_t epoch = 0;
+  };
+  /// As Replica::Attach, of the replica that the rank names. kInvalidArgument for a bad name.
+  absl::StatusOr<Attached> Attach(const v1::Hello& hello, std::shared_ptr<RankStream> stream);
+
+  /// kNotFound naming those that there are.
+  absl::Status SetDraining(const std::string& name, bool draining);
+  /// As Replica's, for each.
+  void CheckTimeouts();
+  void Shutdown(const std::string& reason);
+
+  /// By name.
+  std::vector<v1::ReplicaStatus> Status() const;
+
+ private:
+  std::vector<std::shared_ptr<Replica>> All() const;
+  std::shared_ptr<Replica> MakeLocked(const std::string& name);
+
+  const ReplicaOptions options_;
+  Engine& engine_;
+  std::shared_ptr<std::atomic<uint64_t>> next_epoch_ = std::make_shared<std::atomic<uint64_t>>(1);
+
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
+  std::map<std::string, std::shared_ptr<Replica>> replicas_;
+};
+
+}  // namespace shardline::coordinator
