@@ -40,9 +40,9 @@ void Engine::Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink) {
       return Reject(*sink, absl::UnavailableError("the server is shutting down"));
     }
     if (scheduler_.accepting_replicas() == 0) {
-      return Reject(*sink, absl::UnavailableError(
-                               "no replica takes requests now: its ranks are attaching, loading, "
-                               "draining, or were lost; `shardline status` tells which"));
+      return Reject(
+          *sink, absl::UnavailableError("no replica serves now: its ranks are attaching, loading, "
+                                        "draining, or were lost; `shardline status` tells which"));
     }
     const uint64_t id = request.id;
     const int prompt_tokens = static_cast<int>(request.prompt.size());

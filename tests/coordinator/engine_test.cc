@@ -127,6 +127,7 @@ TEST(EngineTest, WhatALostReplicaRanGoesOnAtOnceOnAnother) {
     collectors.push_back(std::make_shared<Collector>());
     engine.Submit(MakeRequest(engine, 20), collectors.back());
   }
+  while (engine.Snapshot().running < 10) std::this_thread::yield();
   engine.ReplicaReady(std::make_shared<TestLink>(engine, TestLink::Behaviour::kAnswer), kCapacity,
                       2);
   // A late word of a life that is over changes nothing.
