@@ -93,7 +93,7 @@ void ReplicaBatch::PlanPrefill(Group& group, Sequence& sequence) {
 
 bool ReplicaBatch::AddWork(Group& group, Sequence& sequence, int count) {
   if (!EnsureBlocks(group, sequence, sequence.computed + count)) return false;
-  if (!std::exchange(sequence.begun, true)) Begin(sequence);
+  if (!std::exchange(sequence.begun, true)) Introduce(sequence);
   v1::SlotWork& work = *plan_.add_work();
   work.set_slot(sequence.slot);
   work.set_position(sequence.computed);
@@ -116,7 +116,7 @@ bool ReplicaBatch::AddWork(Group& group, Sequence& sequence, int count) {
   return true;
 }
 
-void ReplicaBatch::Begin(Sequence& sequence) {
+void ReplicaBatch::Introduce(const Sequence& sequence) {
   v1::SlotStart& start = *plan_.add_starts();
   start.set_slot(sequence.slot);
   *start.mutable_sampling() = sequence.sampling;

@@ -130,7 +130,7 @@ class ReplicaBatch {
   /// Blocks for `length` tokens; preempts later sequences that are not in this plan if need be.
   bool EnsureBlocks(Group& group, Sequence& sequence, int length);
   /// Tells the ranks, with the sequence's first work, that it begins.
-  void Begin(Sequence& sequence);
+  void Introduce(const Sequence& sequence);
   /// Asks for scores of the prompt's tokens in what `work` processes, where they are wanted.
   void AddScores(const Sequence& sequence, int count, v1::SlotWork& work);
   /// kInternal when `result` does not answer the oldest step.

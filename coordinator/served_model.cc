@@ -14,6 +14,7 @@ constexpr int kMaxStopTexts = 16;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr int kMaxStopTokens = 256;
 constexpr size_t kMaxRequestIdBytes = 256;
+constexpr size_t kMaxCacheSaltBytes = 256;
 
 absl::Status CheckRange(const char* field, float value, float low, bool low_open, float high) {
   if (std::isfinite(value) && value <= high && (low_open ? value > low : value >= low)) {
@@ -73,6 +74,22 @@ absl::Status FillSampling(const ServedModel& served, const v1::SamplingParams& p
   if (status.ok()) status = CheckRange("top_p", sampling.top_p(), 0, true, 1);
   if (status.ok()) status = CheckRange("min_p", sampling.min_p(), 0, false, 1);
   return status;
+}
+
+absl::Status FillScheduling(const v1::GenerateRequest& request, SequenceRequest& sequence) {
+  if (request.priority() < -kMaxPriority || request.priority() > kMaxPriority) {
+    return absl::InvalidArgumentError(absl::StrCat("priority is ", request.priority(),
+                                                   "; it must be in [", -kMaxPriority, ", ",
+                                                   kMaxPriority, "]"));
+  }
+  if (request.cache_salt().size() > kMaxCacheSaltBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("cache_salt has ", request.cache_salt().size(),
+                                                   " bytes; at most ", kMaxCacheSaltBytes,
+                                                   " are allowed"));
+  }
+  sequence.priority = request.priority();
+  sequence.cache_salt = request.cache_salt();
+  return absl::OkStatus();
 }
 
 absl::Status FillStops(const ServedModel& served, const v1::SamplingParams& params,
@@ -164,6 +181,8 @@ absl::StatusOr<PreparedRequest> Prepare(const ServedModel& served,
                                                    " are allowed"));
   }
   PreparedRequest prepared;
+  status = FillScheduling(request, prepared.sequence);
+  if (!status.ok()) return status;
   const v1::SamplingParams& params = request.sampling();
   status = FillSampling(served, params, prepared.sequence.sampling);
   if (status.ok()) status = FillStops(served, params, prepared);

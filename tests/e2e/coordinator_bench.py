@@ -1,7 +1,8 @@
-"""What the coordinator costs: CPU time a step and a token at 32 streams, and when nothing runs.
+"""What the coordinator costs: CPU time a step and a token at 32 streams, and when nothing runs; and
+with real ranks, its share of a step, and how long each pipeline stage waits.
 
-A played rank answers at once, so only the coordinator's own work is in the way. Not a test: run by
-hand, with SHARDLINE_BIN and SHARDLINE_SMOLLM2_GGUF set.
+First a played rank answers at once, so only the coordinator's own work is in the way. Not a test:
+run by hand, with SHARDLINE_BIN and SHARDLINE_SMOLLM2_GGUF set.
 """
 
 import concurrent.futures
@@ -9,15 +10,46 @@ import os
 import sys
 import time
 
-from harness import Coordinator, collect, request, smollm2, wait_for
+from harness import Cluster, Coordinator, collect, processes_of, request, smollm2, wait_for
 from played_rank import PlayedRank
 
-STREAMS, TOKENS, IDLE_SECONDS = 32, 1000, 3
+STREAMS, TOKENS, DECODES, IDLE_SECONDS = 32, 1000, 200, 3
 
 
 def cpu_seconds(pid):
     fields = open(f"/proc/{pid}/stat").read().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def real_ranks(stages):
+    """Decode in steady state: between two looks while all streams run."""
+    with Cluster(smollm2(), "--pipeline-parallel-size", stages, "--max-model-len", 1024) as cluster:
+        pid = next(pid for pid, command in processes_of(cluster.address)
+                   if "shardline-coordinator" in command)
+
+        def run(i):
+            message = request([7 + i] * 20, max_tokens=DECODES, ignore_eos=True)
+            return len(collect(cluster.stub.GenerateStream(message))[0])
+
+        with concurrent.futures.ThreadPoolExecutor(STREAMS) as pool:
+            answers = [pool.submit(run, i) for i in range(STREAMS)]
+            wait_for(lambda: cluster.status().counters.generated_tokens > 10 * STREAMS, "tokens", 120)
+            first, cpu = cluster.status(), cpu_seconds(pid)
+            wait_for(lambda: cluster.status().counters.generated_tokens > (DECODES - 10) * STREAMS,
+                     "most tokens", 600)
+            last, cpu = cluster.status(), cpu_seconds(pid) - cpu
+            for one in answers:
+                one.result()
+        before, after = first.replicas[0], last.replicas[0]
+        active = after.active_seconds - before.active_seconds
+        steps = after.steps - before.steps
+        print(f"PP={stages}, {STREAMS} streams: {steps} steps of {1e3 * active / steps:.2f} ms, "
+              f"{(last.counters.generated_tokens - first.counters.generated_tokens) / active:.0f} "
+              f"tokens/s; coordinator CPU {1e6 * cpu / steps:.0f} us a step, "
+              f"{100 * cpu / active:.2f} % of it")
+        for was, now in zip(before.ranks, after.ranks):
+            waited = 1 - (now.busy_seconds - was.busy_seconds) / active
+            print(f"  stage {now.stage} waited {100 * waited:.1f} % of the time")
 
 
 def main():
@@ -43,6 +75,8 @@ def main():
         idle = (cpu_seconds(pid) - cpu) / IDLE_SECONDS
         print(f"idle, one rank attached: {100 * idle:.2f} % of a CPU")
         rank.leave()
+    for stages in (1, 2):
+        real_ranks(stages)
 
 
 if __name__ == "__main__":

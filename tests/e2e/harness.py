@@ -147,7 +147,7 @@ class Coordinator:
     """A coordinator alone, for ranks that a test starts or plays itself; killed on exit."""
 
     def __init__(self, model, *flags):
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("a+")  # the child shares our place in it
         self.process = subprocess.Popen(
             [str(BIN / "shardline-coordinator"), str(model), "--listen", "127.0.0.1:0",
              *map(str, flags)], stdout=subprocess.PIPE, stderr=self.log, text=True)

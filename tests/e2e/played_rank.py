@@ -11,14 +11,14 @@ from harness import control_grpc, control_pb
 class PlayedRank:
     """One stream to the coordinator. `serve()` goes through all of a rank's life."""
 
-    def __init__(self, address, rank=0, world=1, launch="launch", replica="0", version=2):
+    def __init__(self, address, rank=0, world=1, launch="launch", replica="0", version=2, host="stage"):
         self.channel = grpc.insecure_channel(address)
         self.outgoing = queue.SimpleQueue()
         self.stream = control_grpc.WorkerControlStub(self.channel).Attach(
             iter(self.outgoing.get, None))
         self.plans = []
         self.say(hello=control_pb.Hello(protocol_version=version, launch_id=launch, rank=rank,
-                                        world_size=world, host="stage", device="played",
+                                        world_size=world, host=host, device="played",
                                         replica=replica))
         self.beating = threading.Event()
         self.heart = threading.Thread(target=self.beat, daemon=True)

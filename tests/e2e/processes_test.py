@@ -8,31 +8,9 @@ import sys
 import time
 
 from harness import BIN, Coordinator, collect, processes_of, request, smollm2, wait_for
+from ranks import Ranks
 
 SERVING = 4
-
-
-class Ranks:
-    """mpirun with real workers, and what they print."""
-
-    def __init__(self, address, count, *flags):
-        command = ["mpirun", "-n", str(count), "--oversubscribe", "--bind-to", "none",
-                   "--mca", "mpi_yield_when_idle", "1", "--mca", "btl", "self,vader",
-                   "--mca", "btl_vader_single_copy_mechanism", "none",
-                   str(BIN / "shardline-worker"), "--coordinator", address, "--threads", "1", *flags]
-        if os.geteuid() == 0:
-            command.insert(1, "--allow-run-as-root")
-        self.mpirun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                       text=True)
-
-    def end(self):
-        """(exit code, output); fails when they do not leave by themselves."""
-        try:
-            output, _ = self.mpirun.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.mpirun.terminate()
-            raise
-        return self.mpirun.returncode, output
 
 
 def none_left(address):

@@ -1,13 +1,14 @@
 """The coordinator with ranks that the test plays: wrong, late, silent and dead ones."""
 
 import signal
+import socket
 import sys
 import time
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from harness import Coordinator, collect, error_of, pb, pb_grpc, request, smollm2, wait_for
+from harness import admin_pb, Coordinator, collect, error_of, pb, pb_grpc, request, smollm2, wait_for
 from played_rank import PlayedRank
 
 CODE = grpc.StatusCode
@@ -104,6 +105,46 @@ def lost_replica():
         future.cancel()
 
 
+def silent_ranks():
+    """A rank without heartbeats is lost, on this host sooner than on another; others are not."""
+    for host, least, most in (("stage", 3.5, 5), (socket.gethostname(), 0.7, 1)):
+        with Coordinator(smollm2(), "--replicas", 2) as coordinator:
+            alive = PlayedRank(coordinator.address, replica="0", host=host).serve()
+            silent = PlayedRank(coordinator.address, replica="1", host=host).serve()
+            wait_for(lambda: sum(r.state == 4 for r in coordinator.status().replicas) == 2, "both")
+            begin = time.time()
+            silent.fall_silent()
+            silent.thread.join()  # ends with its stream
+            seconds = time.time() - begin
+            lost = coordinator.status().replicas[1]
+            assert least < seconds < most, (host, seconds)
+            assert "--heartbeat-timeout" in lost.last_error and host in lost.last_error, lost
+            assert coordinator.status().replicas[0].epoch == 1 and health(coordinator) == SERVING
+            silent.leave()
+            alive.leave()
+
+
+def fenced():
+    """What ranks say for a life that is over, or for another replica, changes nothing."""
+    with Coordinator(smollm2(), "--replicas", 2) as coordinator:
+        liar, honest = (PlayedRank(coordinator.address, replica=name) for name in "01")
+        honest.serve()
+        liar.start()
+        wait_for(lambda: sum(r.state == 4 for r in coordinator.status().replicas) == 2, "both")
+        coordinator.admin.Drain(admin_pb.DrainRequest(replica="1"))
+        future = coordinator.stub.Generate.future(request([7], max_tokens=3, ignore_eos=True))
+        plan = liar.hear().step
+        coordinator.admin.Undrain(admin_pb.UndrainRequest(replica="1"))
+        liar.say(result={"epoch": 2, "step": 1})  # the other replica's epoch
+        end = liar.end()
+        assert end[0] == CODE.INTERNAL and "epoch 2 in epoch 1" in end[1], end
+        liar.answer(plan, token=99)  # too late
+        assert list(future.result().token_ids) == [5, 5, 5]
+        assert coordinator.status().replicas[1].epoch == 2
+        liar.leave()
+        honest.leave()
+
+
 def slow_reader_and_drain():
     """What nobody reads is not lost: the call stays open, and a stop waits for it."""
     with Coordinator(smollm2(), "--drain-timeout", 20) as coordinator:
@@ -150,7 +191,7 @@ def cut_off():
 
 
 def main():
-    for check in (refused_ranks, lost_replica, slow_reader_and_drain, cut_off):
+    for check in (refused_ranks, lost_replica, silent_ranks, fenced, slow_reader_and_drain, cut_off):
         begin = time.time()
         check()
         print(f"{check.__name__}: ok, {time.time() - begin:.1f} s", flush=True)

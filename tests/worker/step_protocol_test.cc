@@ -127,6 +127,17 @@ std::vector<Hostile> HostilePlans() {
          p.add_freed_slots(0), p.add_starts()->set_slot(0), AddWork(p, 0, 0, {}, {4});
        },
        "slot 0 is fed back a token before one was sampled"},
+      {"SkipsPartOfABlock",
+       [](StepPlan& p) { p.add_starts()->set_slot(1), AddWork(p, 1, 3, {1}, {4}); },
+       "slot 1 is at position 0, not 3"},
+      {"SkipsBeforeItFeedsBack",
+       [](StepPlan& p) {
+         p.add_starts()->set_slot(1), AddWork(p, 1, 4, {}, {4, 5});
+       },
+       "slot 1 is at position 0, not 4"},
+      {"SkipsMoreThanItsBlocks",
+       [](StepPlan& p) { p.add_starts()->set_slot(1), AddWork(p, 1, 8, {1}, {4}); },
+       "slot 1 has more tokens than its blocks"},
   };
 }
 
@@ -214,6 +225,35 @@ std::vector<StepPlan> RandomTrace(const ReplicaOptions& options, int stages, int
     plan.Clear();
   }
   return plans;
+}
+
+/// What one slot computed, another begins with: from the start, and in the middle of its prompt.
+TEST(SharedBlocks, GiveTheBitsOfAPrefillOfOnesOwn) {
+  const std::string model = TinyLlama().Write();
+  const std::vector<uint32_t> prompt = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const auto from = [&](size_t begin, size_t end) {
+    return std::vector<uint32_t>(prompt.begin() + begin, prompt.begin() + end);
+  };
+  for (const auto& [tp, pp] : {std::pair{1, 1}, {2, 1}, {1, 3}}) {
+    std::vector<StepPlan> plans(4);
+    plans[0].add_starts()->set_slot(0);
+    AddWork(plans[0], 0, 0, prompt, {3, 17, 9});  // all of it
+    plans[1].add_starts()->set_slot(1);
+    AddWork(plans[1], 1, 8, from(8, 11), {3, 17, 2});  // two blocks of the first
+    plans[2].add_freed_slots(1);
+    plans[2].add_starts()->set_slot(1);
+    AddWork(plans[2], 1, 0, from(0, 4), {6}, /*sample=*/false);
+    AddWork(plans[3], 1, 8, from(8, 11), {17, 5});  // its own first block, then one of the first
+    for (size_t i = 0; i < plans.size(); ++i) plans[i].set_step(i + 1);
+    const auto replica = InProcessReplica::Create(model, SmallOptions(tp, pp));
+    ASSERT_TRUE(replica.ok()) << replica.status();
+    const auto outputs = (*replica)->Run(plans);
+    ASSERT_TRUE(outputs.ok()) << outputs.status();
+    for (const int plan : {1, 3}) {
+      EXPECT_EQ((*outputs)[plan].tokens, (*outputs)[0].tokens) << plan;
+      EXPECT_EQ((*outputs)[plan].logits, (*outputs)[0].logits) << plan;
+    }
+  }
 }
 
 TEST(Pipeline, StepsInFlightGiveWhatOneRankGives) {
