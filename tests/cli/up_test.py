@@ -37,7 +37,7 @@ class Cluster:
              str(ranks), "--max-model-len", "2048", *flags],
             stdout=subprocess.PIPE, stderr=self.errors, text=True, env=self.environment)
         line = self.up.stdout.readline()
-        match = re.match(r"ready address=(\S+) model=\S+ replicas=1 tensor_parallel_size=(\d+) "
+        match = re.match(r"ready address=(\S+) model=\S+ replicas=\d+ tensor_parallel_size=(\d+) "
                          r"pipeline_parallel_size=1 data_parallel_size=1 kv_tokens=(\d+) "
                          r"seconds=[\d.]+\n$", line)
         assert match, (line, self.error_text())
@@ -184,6 +184,22 @@ class UpTest(unittest.TestCase):
             self.assertEqual(tokens_of(first + rest), tokens_of(undisturbed), victim)
             names = list(cluster.processes().values())
             self.assertEqual((names.count("shardline-worke"), names.count("mpirun")), (2, 1), names)
+        self.assertEqual(cluster.stop(), 0)
+
+    def test_a_stopped_rank_is_ended_and_its_replica_started_again(self):
+        cluster = self.cluster("--replicas", "2", ranks=1)
+        undisturbed, _ = cluster.generate(40).communicate()
+        victims = [pid for pid, name in cluster.processes().items() if name == "shardline-worke"]
+        self.assertEqual(len(victims), 2)
+        for count, victim in enumerate(victims, start=1):
+            os.kill(victim, signal.SIGSTOP)
+            request = cluster.generate(40)  # of whichever replica
+            output, errors = request.communicate(timeout=60)
+            self.assertEqual(request.returncode, 0, errors)
+            self.assertEqual(tokens_of(output), tokens_of(undisturbed))
+            cluster.wait_for_message("serving again", count)
+            self.assertNotIn(victim, cluster.processes())
+        self.assertRegex(cluster.error_text(), r"replica [01]: the ranks died")
         self.assertEqual(cluster.stop(), 0)
 
     def test_up_gives_up_on_ranks_that_keep_dying(self):

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from harness import Cluster, Coordinator, collect, processes_of, request, smollm2, wait_for
+from harness import Cluster, Coordinator, collect, request, smollm2, wait_for
 from played_rank import PlayedRank
 
 STREAMS, TOKENS, DECODES, IDLE_SECONDS = 32, 1000, 200, 3
@@ -24,8 +24,9 @@ def cpu_seconds(pid):
 def real_ranks(stages):
     """Decode in steady state: between two looks while all streams run."""
     with Cluster(smollm2(), "--pipeline-parallel-size", stages, "--max-model-len", 1024) as cluster:
-        pid = next(pid for pid, command in processes_of(cluster.address)
-                   if "shardline-coordinator" in command)
+        up = cluster.process.pid
+        children = open(f"/proc/{up}/task/{up}/children").read().split()
+        pid = next(c for c in children if "coord" in open(f"/proc/{c}/comm").read())
 
         def run(i):
             message = request([7 + i] * 20, max_tokens=DECODES, ignore_eos=True)

@@ -73,6 +73,8 @@ class Network:
             self.links.append((cut, sockets))
         if hold:
             self.released.wait()
+        if self.closed:
+            return
         host, port = self.target.rsplit(":", 1)
         far = socket.create_connection((host, int(port)))
         sockets.append(far)
@@ -108,6 +110,7 @@ class Network:
         self.links[-back][0].set()
 
     def close(self):
+        self.closed = True
         self.release()
         self.listener.close()
         for cut, sockets in self.links:
