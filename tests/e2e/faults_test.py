@@ -1,7 +1,7 @@
 """Ranks of two replicas are killed, stopped and cut off in every phase of their life, under load.
 
 Prints a table: after how long the coordinator found out, and how many requests were lost (refused,
-ended twice or never, or with other tokens than an undisturbed run). `--runs 4` is the long version,
+ended twice or never, or with other tokens than an undisturbed run). `--runs 3` is the long version,
 of more than 500 requests.
 """
 

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Kills, stops and cuts off ranks of two SmolLM2 replicas in every phase of their life, under load,
+# and prints a table: fault, phase, runs, time until it was found, requests, lost requests.
+# Options: --runs N (of each; 3 makes more than 500 requests), --seed N, --faults NAME...
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -x build/cpu/bin/shardline ] || scripts/build.sh
+model=${SHARDLINE_SMOLLM2_GGUF:-$(scripts/fetch_smollm2.sh | tail -1)}
+exec env SHARDLINE_BIN="$PWD/build/cpu/bin" SHARDLINE_SMOLLM2_GGUF="$model" \
+  "${SHARDLINE_PYTHON:-python3}" tests/e2e/faults_test.py "$@"
