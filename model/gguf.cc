@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/mapped_file.h"
+#include "model/unicode.h"
 
 static_assert(std::endian::native == std::endian::little);
 
@@ -217,10 +218,10 @@ class GgufCheckpoint : public Checkpoint {
         return Error(absl::StrCat("truncated or corrupt at metadata entry ", i));
       }
       if (!ReadValue(cursor, type, 0, value)) {
-        return Error(absl::StrCat("metadata \"", key.substr(0, 200), "\" is truncated or corrupt"));
+        return Error(absl::StrCat("metadata ", Quoted(key), " is truncated or corrupt"));
       }
       if (!config_.emplace(key, std::move(value)).second) {
-        return Error(absl::StrCat("metadata \"", key.substr(0, 200), "\" is there twice"));
+        return Error(absl::StrCat("metadata ", Quoted(key), " is there twice"));
       }
     }
     const auto split = config_.find("split.count");
@@ -245,7 +246,7 @@ class GgufCheckpoint : public Checkpoint {
       if (!cursor.Read(tensor.name) || !cursor.Read(dims) || dims < 1 || dims > 4) {
         return Error(absl::StrCat("truncated or corrupt at tensor ", i));
       }
-      const std::string label = absl::StrCat("tensor \"", tensor.name.substr(0, 200), "\"");
+      const std::string label = absl::StrCat("tensor ", Quoted(tensor.name));
       if (!names.insert(tensor.name).second) return Error(absl::StrCat(label, " is there twice"));
       uint64_t elements = 1;
       for (uint32_t d = 0; d < dims; ++d) {
@@ -298,8 +299,8 @@ class GgufCheckpoint : public Checkpoint {
     for (size_t i = 0; i < placed.size(); ++i) {
       const auto [offset, size] = placed[i];
       if (offset % alignment != 0 || offset > space || size > space - offset) {
-        return Error(absl::StrCat("tensor \"", tensors_[i].name.substr(0, 200),
-                                  "\" lies outside the file (offset ", offset, ", ", size,
+        return Error(absl::StrCat("tensor ", Quoted(tensors_[i].name),
+                                  " lies outside the file (offset ", offset, ", ", size,
                                   " bytes, of ", space, "); the file is truncated or corrupt"));
       }
       tensors_[i].data = bytes.subspan(start + offset, size);

@@ -9,6 +9,7 @@
 #include "model/json_access.h"
 #include "model/mapped_file.h"
 #include "model/safetensors.h"
+#include "model/unicode.h"
 
 namespace shardline::model {
 namespace {
@@ -85,8 +86,8 @@ class HuggingFaceCheckpoint : public Checkpoint {
       if (name.empty() || name.find('/') != std::string::npos || name[0] == '.' ||
           name.find('\0') != std::string::npos) {
         return absl::InvalidArgumentError(
-            absl::StrCat(path, ": \"weight_map\" names the file \"", name.substr(0, 200),
-                         "\"; only plain names of files in the same directory are allowed"));
+            absl::StrCat(path, ": \"weight_map\" names the file ", Quoted(name),
+                         "; only plain names of files in the same directory are allowed"));
       }
       file_of[tensor] = name;
       files.insert(name);
@@ -99,8 +100,8 @@ class HuggingFaceCheckpoint : public Checkpoint {
     for (const SourceTensor& tensor : tensors_) {
       const auto found = file_of.find(tensor.name);
       if (found == file_of.end() || fs::path(tensor.file).filename() != found->second) {
-        return absl::InvalidArgumentError(absl::StrCat("tensor \"", tensor.name.substr(0, 200),
-                                                       "\" is in ", tensor.file,
+        return absl::InvalidArgumentError(absl::StrCat("tensor ", Quoted(tensor.name), " is in ",
+                                                       tensor.file,
                                                        " but the index does not say so"));
       }
       ++listed;
@@ -108,8 +109,8 @@ class HuggingFaceCheckpoint : public Checkpoint {
     if (listed != file_of.size()) {
       for (const auto& [tensor, file] : file_of) {
         if (Find(tensor) == nullptr) {
-          return absl::InvalidArgumentError(absl::StrCat(
-              path, " lists tensor \"", tensor.substr(0, 200), "\" in ", file, ", which lacks it"));
+          return absl::InvalidArgumentError(absl::StrCat(path, " lists tensor ", Quoted(tensor),
+                                                         " in ", file, ", which lacks it"));
         }
       }
     }

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "model/unicode.h"
 
 namespace shardline::model {
 namespace {
@@ -44,7 +45,8 @@ absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, const std::strin
   try {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat(origin, ": not valid JSON: ", error.what()));
+    return absl::InvalidArgumentError(
+        absl::StrCat(origin, ": not valid JSON: ", Printable(error.what())));
   }
 }
 
@@ -64,10 +66,10 @@ absl::Status JsonAccess::Error(std::string_view key, std::string_view what) cons
   const nlohmann::json* value = Find(key);
   std::string found = "missing";
   if (value != nullptr) {
-    found =
-        value->is_structured()
-            ? value->type_name()
-            : value->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 100);
+    found = value->is_structured()
+                ? value->type_name()
+                : Printable(value->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+                                .substr(0, 100));
   }
   return absl::InvalidArgumentError(absl::StrCat(origin_, ": \"", std::string(key), "\" must be ",
                                                  std::string(what), "; it is ", found));

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/json_access.h"
+#include "model/unicode.h"
 
 namespace shardline::model {
 namespace {
@@ -23,8 +24,7 @@ int64_t AsSize(const nlohmann::json& value) {
 
 absl::Status ReadTensor(const nlohmann::json& entry, std::span<const std::byte> data,
                         SourceTensor& tensor) {
-  const JsonAccess access(
-      entry, absl::StrCat(tensor.file, ": tensor \"", tensor.name.substr(0, 200), "\""));
+  const JsonAccess access(entry, absl::StrCat(tensor.file, ": tensor ", Quoted(tensor.name)));
   absl::StatusOr<std::string> dtype = access.String("dtype");
   if (!dtype.ok()) return dtype.status();
   if (*dtype == "F32") {
@@ -107,8 +107,8 @@ absl::StatusOr<std::vector<SourceTensor>> ParseSafetensors(std::span<const std::
   for (size_t i = 1; i < by_place.size(); ++i) {
     if (by_place[i - 1]->data.data() + by_place[i - 1]->data.size() > by_place[i]->data.data()) {
       return absl::InvalidArgumentError(
-          absl::StrCat(origin, ": tensors \"", by_place[i - 1]->name.substr(0, 200), "\" and \"",
-                       by_place[i]->name.substr(0, 200), "\" overlap; the file is corrupt"));
+          absl::StrCat(origin, ": tensors ", Quoted(by_place[i - 1]->name), " and ",
+                       Quoted(by_place[i]->name), " overlap; the file is corrupt"));
     }
   }
   return tensors;

@@ -1,5 +1,9 @@
 #include "model/unicode.h"
 
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
 namespace shardline::model {
 namespace {
 
@@ -89,6 +93,29 @@ uint32_t DecodeUtf8(std::string_view text) {
   uint32_t c = first & (0xFF >> (length + 1));
   for (size_t i = 1; i < length; ++i) c = c << 6 | (static_cast<uint8_t>(text[i]) & 0x3F);
   return c;
+}
+
+std::string Printable(std::string_view text) {
+  constexpr char kDigits[] = "0123456789ABCDEF";
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const size_t length = Utf8Length(text.substr(i));
+    const uint32_t point = length == 0 ? 0 : DecodeUtf8(text.substr(i));
+    if (point >= 0x20 && (point < 0x7F || point >= 0xA0)) {
+      out += text.substr(i, length);
+      i += length;
+      continue;
+    }
+    for (const size_t end = i + std::max<size_t>(length, 1); i < end; ++i) {
+      const uint8_t byte = static_cast<uint8_t>(text[i]);
+      for (const char c : {'\\', 'x', kDigits[byte >> 4], kDigits[byte & 15]}) out.push_back(c);
+    }
+  }
+  return out;
+}
+
+std::string Quoted(std::string_view text, size_t most) {
+  return absl::StrCat("\"", Printable(text.substr(0, most)), "\"");
 }
 
 }  // namespace shardline::model

@@ -22,4 +22,10 @@ void AppendUtf8(uint32_t code_point, std::string& out);
 /// The first character of valid UTF-8.
 uint32_t DecodeUtf8(std::string_view text);
 
+/// Text from a file or a client, for a message: control characters and bytes that are not UTF-8
+/// become \xNN, so that it stays on its line, is UTF-8 and gives a terminal no orders.
+std::string Printable(std::string_view text);
+/// The same in quotation marks, cut after `most` bytes.
+std::string Quoted(std::string_view text, size_t most = 200);
+
 }  // namespace shardline::model

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "model/unicode.h"
 
 namespace shardline::model {
 namespace {
@@ -85,8 +86,8 @@ absl::StatusOr<std::vector<BoundWeight>> Bind(const std::vector<WeightEntry>& ta
   std::unordered_map<std::string_view, const SourceTensor*> tensors;
   for (const SourceTensor& tensor : checkpoint.tensors()) {
     if (!tensors.emplace(tensor.name, &tensor).second) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          tensor.file, ": tensor \"", tensor.name.substr(0, 200), "\" is there twice"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(tensor.file, ": tensor ", Quoted(tensor.name), " is there twice"));
     }
   }
   std::unordered_map<std::string_view, const SourceTensor*> left = tensors;
@@ -108,8 +109,8 @@ absl::StatusOr<std::vector<BoundWeight>> Bind(const std::vector<WeightEntry>& ta
     const auto first = std::min_element(
         left.begin(), left.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     return absl::InvalidArgumentError(absl::StrCat(
-        first->second->file, ": tensor \"", first->second->name.substr(0, 200),
-        "\" is not part of this architecture (", left.size(),
+        first->second->file, ": tensor ", Quoted(first->second->name),
+        " is not part of this architecture (", left.size(),
         " such tensors); the checkpoint is of another kind than its configuration says"));
   }
   return bound;

@@ -10,6 +10,7 @@
 #include "model/jinja/lexer.h"
 #include "model/jinja/text.h"
 #include "model/jinja/value.h"
+#include "model/unicode.h"
 
 namespace shardline::jinja {
 namespace {
@@ -633,9 +634,11 @@ class Evaluator {
   Value CallFunction(const Node& node, const std::string& name, const Arguments& args) {
     if (name == "raise_exception") {
       if (ok()) {
-        status_ = absl::InvalidArgumentError(absl::StrCat(
-            "the chat template refuses: ",
-            args.positional.empty() ? "" : ToText(args.positional[0]).substr(0, 1000)));
+        status_ = absl::InvalidArgumentError(
+            absl::StrCat("the chat template refuses: ",
+                         args.positional.empty()
+                             ? ""
+                             : model::Printable(ToText(args.positional[0]).substr(0, 1000))));
       }
       return {};
     }

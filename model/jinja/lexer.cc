@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "model/jinja/text.h"
+#include "model/unicode.h"
 
 namespace shardline::jinja {
 namespace {
@@ -366,7 +367,7 @@ absl::StatusOr<std::vector<Token>> Tokenize(std::string_view source) {
 
 absl::Status ErrorAtLine(int line, std::string_view message) {
   return absl::InvalidArgumentError("chat template, line " + std::to_string(line) + ": " +
-                                    std::string(message));
+                                    model::Printable(message));
 }
 
 }  // namespace shardline::jinja
