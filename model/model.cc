@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/json_access.h"
 #include "model/mapped_file.h"
+#include "model/unicode.h"
 
 namespace shardline::model {
 namespace {
@@ -108,7 +109,7 @@ absl::Status ReadText(Model& model) {
     if (!tokenizer.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat(gguf ? checkpoint.path() : Origin(checkpoint, kTokenizer), ": ",
-                       tokenizer.status().message()));
+                       Printable(std::string(tokenizer.status().message()))));
     }
     model.tokenizer = *std::move(tokenizer);
     ModelSpec& spec = model.family.spec;
@@ -145,10 +146,14 @@ absl::Status ReadText(Model& model) {
 }  // namespace
 
 absl::StatusOr<Model> OpenModel(const std::string& path) {
-  Model model;
   absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(path);
   if (!checkpoint.ok()) return checkpoint.status();
-  model.checkpoint = *std::move(checkpoint);
+  return ReadModel(*std::move(checkpoint));
+}
+
+absl::StatusOr<Model> ReadModel(std::unique_ptr<Checkpoint> checkpoint) {
+  Model model;
+  model.checkpoint = std::move(checkpoint);
   absl::StatusOr<FamilyModel> family = Describe(*model.checkpoint);
   if (!family.ok()) return family.status();
   model.family = *std::move(family);

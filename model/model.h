@@ -35,5 +35,7 @@ struct Model {
 /// Opens a checkpoint, describes its family, checks the tensor table (Bind) and reads tokenizer,
 /// chat template and generation defaults. Errors name file and key.
 absl::StatusOr<Model> OpenModel(const std::string& path);
+/// The same from a checkpoint that is open.
+absl::StatusOr<Model> ReadModel(std::unique_ptr<Checkpoint> checkpoint);
 
 }  // namespace shardline::model

@@ -1,15 +1,22 @@
 #!/usr/bin/env bash
-# One command from a bare machine to passed tests.
-#   scripts/test.sh           everything
-#   scripts/test.sh --quick   the optimised build only
+# One command from a bare machine to passed tests. Each stage is a preset of CMakePresets.json.
+#   scripts/test.sh               all that must pass: cpu and fuzz
+#   scripts/test.sh --quick       the optimised build only
+#   scripts/test.sh STAGE ...     these stages, of cpu, asan, tsan and fuzz
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stages=(cpu)
+all=(cpu asan tsan fuzz)
 case ${1:-} in
-  "") ;;
+  "") stages=(cpu fuzz) ;;
   --quick) stages=(cpu) ;;
-  *) echo "usage: scripts/test.sh [--quick]" >&2; exit 2 ;;
+  *) stages=("$@") ;;
 esac
+for stage in "${stages[@]}"; do
+  [[ " ${all[*]} " = *" $stage "* ]] || {
+    echo "usage: scripts/test.sh [--quick | STAGE ...], a STAGE being one of: ${all[*]}" >&2
+    exit 2
+  }
+done
 
 summary=()
 stage=set-up
@@ -54,7 +61,7 @@ for stage in "${stages[@]}"; do
   cmake --build "build/$stage" >"build/$stage/build.log" || { cat "build/$stage/build.log"; exit 1; }
   built=$SECONDS
   echo "== $stage: test (built in $((built - begin)) s)"
-  run=(ctest --test-dir "build/$stage" --output-on-failure --no-tests=error)
+  run=(ctest --test-dir "build/$stage" --output-on-failure --no-tests=error -j "$(nproc)")
   [ "$stage" != tsan ] || run=("${fixed_layout[@]}" "${run[@]}")
   "${run[@]}"
   summary+=("$stage: built in $((built - begin)) s, tested in $((SECONDS - built)) s")
