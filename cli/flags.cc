@@ -20,6 +20,7 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
       passed.push_back("--" + name + "=" + value);
     });
   };
+  pass("metrics-listen", "HOST:PORT of Prometheus' metrics, at /metrics (default: none)");
   pass("served-model-name", "Name for clients (default: from the path)");
   pass("dtype", "Weights: auto (as stored), float32, bfloat16");
   pass("kv-cache-dtype", "KV cache: auto, float32, bfloat16");

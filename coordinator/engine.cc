@@ -35,7 +35,8 @@ uint64_t Engine::NewRequestId() {
 }
 
 void Engine::Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink) {
-  Post([this, request = std::move(request), sink = std::move(sink)]() mutable {
+  Post([this, request = std::move(request), sink = std::move(sink),
+        submitted = Clock::now()]() mutable {
     if (!accepting_) {
       return Reject(*sink, absl::UnavailableError("the server is shutting down"));
     }
@@ -50,7 +51,8 @@ void Engine::Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink) {
     if (!added.ok()) return Reject(*sink, added);
     counters_.accepted += 1;
     counters_.prompt_tokens += prompt_tokens;
-    sinks_[id] = std::move(sink);
+    requests_[id] = {.sink = std::move(sink), .submitted = submitted};
+    if (options_.observer != nullptr) options_.observer->OnAccepted(prompt_tokens);
   });
 }
 
@@ -61,27 +63,30 @@ void Engine::Reject(TokenSink& sink, const absl::Status& status) {
 
 void Engine::Abort(uint64_t id, absl::Status reason) {
   Post([this, id, reason = std::move(reason)] {
-    const auto found = sinks_.find(id);
-    if (found == sinks_.end()) return;
+    const auto found = requests_.find(id);
+    if (found == requests_.end()) return;
     scheduler_.Abort(id);
     if (reason.ok()) {
       counters_.finished += 1;
+      TellEnd(found->second, RequestEnd::kStop);
     } else {
       counters_.cancelled += 1;
-      found->second->OnError(reason);
+      TellEnd(found->second, RequestEnd::kAbort);
+      found->second.sink->OnError(reason);
     }
-    sinks_.erase(found);
+    requests_.erase(found);
   });
 }
 
 void Engine::AbortAll(absl::Status reason) {
   Post([this, reason = std::move(reason)] {
-    for (const auto& [id, sink] : sinks_) {
+    for (const auto& [id, request] : requests_) {
       scheduler_.Abort(id);
       counters_.cancelled += 1;
-      sink->OnError(reason);
+      TellEnd(request, RequestEnd::kAbort);
+      request.sink->OnError(reason);
     }
-    sinks_.clear();
+    requests_.clear();
   });
 }
 
@@ -125,16 +130,19 @@ void Engine::StepDone(v1::StepResult result) {
     counters_.steps += 1;
     replica->second.oldest_step_since = Clock::now();
     for (TokenEvent& event : *events) {
-      const auto found = sinks_.find(event.id);
+      const auto found = requests_.find(event.id);
       counters_.generated_tokens += 1;
+      TellToken(found->second);
       if (event.finished) {
         // Out of the map first: the sink may submit or abort.
-        const std::shared_ptr<TokenSink> sink = std::move(found->second);
-        sinks_.erase(found);
+        const Request request = std::move(found->second);
+        requests_.erase(found);
         counters_.finished += 1;
-        sink->OnToken(std::move(event));
+        TellEnd(request,
+                *event.finished == FinishReason::kStop ? RequestEnd::kStop : RequestEnd::kLength);
+        request.sink->OnToken(std::move(event));
       } else {
-        found->second->OnToken(std::move(event));
+        found->second.sink->OnToken(std::move(event));
       }
     }
   });
@@ -152,6 +160,31 @@ void Engine::SendPlans() {
       planned = true;
     }
   }
+}
+
+void Engine::TellAdmitted() {
+  const Clock::time_point now = Clock::now();
+  for (const uint64_t id : scheduler_.TakeAdmitted()) {
+    const auto found = requests_.find(id);
+    if (found == requests_.end() || options_.observer == nullptr) continue;
+    options_.observer->OnAdmitted(now - found->second.submitted);
+  }
+}
+
+void Engine::TellToken(Request& request) {
+  const Clock::time_point now = Clock::now();
+  if (options_.observer != nullptr) {
+    if (request.last_token) {
+      options_.observer->OnNextToken(now - *request.last_token);
+    } else {
+      options_.observer->OnFirstToken(now - request.submitted);
+    }
+  }
+  request.last_token = now;
+}
+
+void Engine::TellEnd(const Request& request, RequestEnd end) {
+  if (options_.observer != nullptr) options_.observer->OnEnd(end, Clock::now() - request.submitted);
 }
 
 void Engine::CheckStepDeadlines() {
@@ -219,12 +252,13 @@ void Engine::Run() {
     for (const std::function<void()>& event : events) event();
     CheckStepDeadlines();
     SendPlans();
+    TellAdmitted();
     CountActiveTime();
     UpdateServing();
     PublishSnapshot();
   }
-  for (const auto& [id, sink] : sinks_) {
-    sink->OnError(absl::CancelledError("the server has shut down"));
+  for (const auto& [id, request] : requests_) {
+    request.sink->OnError(absl::CancelledError("the server has shut down"));
   }
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "coordinator/request_observer.h"
 #include "coordinator/scheduler.h"
 
 namespace shardline::coordinator {
@@ -44,6 +45,8 @@ struct EngineOptions {
   /// Hears, on the engine thread, whether requests can be answered now, each time that changes: a
   /// replica takes requests, and steps that it was given come back. False at first.
   std::function<void(bool)> on_serving = [](bool) {};
+  /// May be null; must outlive the engine.
+  RequestObserver* observer = nullptr;
 };
 
 /// One replica in an EngineSnapshot.
@@ -117,7 +120,17 @@ class Engine {
     Clock::duration active{0};
   };
 
+  /// A request that was accepted and has not ended, owned by the engine thread.
+  struct Request {
+    std::shared_ptr<TokenSink> sink;
+    Clock::time_point submitted;
+    std::optional<Clock::time_point> last_token;
+  };
+
   void SendPlans();
+  void TellAdmitted();
+  void TellToken(Request& request);
+  void TellEnd(const Request& request, RequestEnd end);
   void CheckStepDeadlines();
   /// What ran on it waits for another, or for its next life.
   void DropReplica(uint64_t epoch);
@@ -145,7 +158,7 @@ class Engine {
 
   // Owned by the engine thread.
   Scheduler scheduler_;
-  std::unordered_map<uint64_t, std::shared_ptr<TokenSink>> sinks_;
+  std::unordered_map<uint64_t, Request> requests_;
   std::map<uint64_t, Active> replicas_;  // by epoch
   bool accepting_ = true;
   bool serving_ = false;

@@ -40,6 +40,8 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
       ->required()
       ->envname("SHARDLINE_MODEL");
   option("listen", config.listen, "Address and port for clients and ranks; port 0: a free one");
+  option("metrics-listen", config.metrics_listen,
+         "Address and port of Prometheus' metrics, at /metrics; default: none");
   option("served-model-name", config.served_model_name,
          "Name for clients (default: from the path)");
   option("replicas", config.replicas,

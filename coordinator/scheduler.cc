@@ -138,6 +138,7 @@ void Scheduler::AdmitWaiting() {
       continue;
     }
     waiting_tokens_ -= it->second.length();
+    if (it->second.life == 0) admitted_.push_back(it->second.id);
     replica.Admit(waiting_.extract(it), route->group);
   }
 }

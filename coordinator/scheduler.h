@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -48,6 +49,9 @@ class Scheduler {
   /// that step; then nothing was changed and the replica cannot be trusted.
   absl::StatusOr<std::vector<TokenEvent>> Commit(const v1::StepResult& result);
 
+  /// Requests that a replica took up for the first time since the last call.
+  std::vector<uint64_t> TakeAdmitted() { return std::exchange(admitted_, {}); }
+
   int running() const { return static_cast<int>(by_id_.size() - waiting_.size()); }
   int waiting() const { return static_cast<int>(waiting_.size()); }
   int64_t waiting_tokens() const { return waiting_tokens_; }
@@ -68,6 +72,7 @@ class Scheduler {
   SequenceMap waiting_;
   int64_t waiting_tokens_ = 0;
   std::unordered_map<uint64_t, Sequence*> by_id_;
+  std::vector<uint64_t> admitted_;
   int64_t arrivals_ = 0;
   uint64_t resumed_ = 0;
 };

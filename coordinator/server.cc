@@ -12,7 +12,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/cluster_status.h"
 #include "coordinator/engine.h"
+#include "coordinator/metrics.h"
 #include "coordinator/replica_set.h"
 #include "coordinator/served_model.h"
 #include "coordinator/services.h"
@@ -149,7 +151,13 @@ class GrpcServer : public Server {
           "(port 0 takes a free one)"));
     }
     SetServing(engine_.Snapshot().serving);
-    return absl::OkStatus();
+    if (config_.metrics_listen.empty()) return absl::OkStatus();
+    const absl::StatusOr<int> port = metrics_->Listen(
+        config_.metrics_listen, [this, started = std::chrono::steady_clock::now()] {
+          return ClusterStatus(served_.name, engine_, replicas_, started);
+        });
+    if (port.ok()) spdlog::info("metrics on port {}, path /metrics", *port);
+    return port.status();
   }
 
   int port() const override { return port_; }
@@ -171,6 +179,7 @@ class GrpcServer : public Server {
     engine_.AbortAll(absl::UnavailableError(
         "the server stopped before the request was finished; send it again"));
     replicas_.Shutdown("the coordinator stops");
+    metrics_->StopListening();  // it reads what goes now
     server_->Shutdown(std::chrono::system_clock::now() + kCloseTimeout);
     server_.reset();
   }
@@ -180,6 +189,7 @@ class GrpcServer : public Server {
     EngineOptions options;
     options.limits = LimitsFor(config_, served_);
     options.step_timeout = config_.step_timeout;
+    options.observer = metrics_.get();
     options.on_serving = [this](bool serving) { SetServing(serving); };
     return options;
   }
@@ -210,6 +220,7 @@ class GrpcServer : public Server {
   std::mutex health_mutex_;  // ranks come and go while the server starts and stops
   bool stopping_ = false;
   std::unique_ptr<grpc::Server> server_;
+  const std::unique_ptr<Metrics> metrics_ = Metrics::Create(served_.name);
   Engine engine_;  // its thread sets the health
   OpenCalls calls_;
   ReplicaSet replicas_;

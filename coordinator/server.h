@@ -16,6 +16,7 @@ struct ServerConfig {
   std::string model_path;
   std::string served_model_name;  // empty: the last part of the path
   std::string listen = "127.0.0.1:50051";
+  std::string metrics_listen;  // HOST:PORT of Prometheus' metrics; empty: none
 
   int replicas = 1;                     // expected, of this layout; others may join
   parallel::Layout layout;              // of a replica

@@ -16,11 +16,11 @@ packages=(
   libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
   libabsl-dev libopenmpi-dev openmpi-bin openssh-client
   libgtest-dev libgmock-dev libbenchmark-dev
-  nlohmann-json3-dev libpcre2-dev libspdlog-dev libcli11-dev zlib1g-dev
+  nlohmann-json3-dev libpcre2-dev libspdlog-dev libcli11-dev zlib1g-dev prometheus-cpp-dev
   python3 python3-pip unzip
 )
 [ -z "$dev" ] || packages+=(clang lld clang-format llvm python3-venv git
-  munge slurmctld slurmd slurm-client)
+  munge slurmctld slurmd slurm-client prometheus)
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
   echo "setup: this is neither Debian nor Ubuntu; install the equivalents of these packages:" >&2
