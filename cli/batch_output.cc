@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -46,6 +47,10 @@ absl::StatusOr<BatchOutput> BatchOutput::Open(const std::string& path) {
 }
 
 absl::Status BatchOutput::ReadAnswered() {
+  struct stat about {};
+  if (fstat(descriptor_, &about) != 0) return Error("look at");
+  // A device holds no earlier answers, and reading one may never end.
+  if (!S_ISREG(about.st_mode)) return absl::OkStatus();
   std::ifstream file(path_, std::ios::binary);
   std::string line;
   // A line without its newline was cut short.
