@@ -3,6 +3,8 @@ that can be cut."""
 
 import contextlib
 import os
+import pathlib
+import signal
 import socket
 import subprocess
 import threading
@@ -34,11 +36,13 @@ class Ranks:
         return self.mpirun.returncode, output
 
     def kill(self):
-        """Ends them whatever state they are in: mpirun kills stopped ranks too."""
+        """Ends them whatever state they are in."""
+        children = pathlib.Path(f"/proc/{self.mpirun.pid}/task/{self.mpirun.pid}/children")
+        with contextlib.suppress(OSError):
+            for rank in children.read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(rank), signal.SIGKILL)
         self.mpirun.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.mpirun.communicate(timeout=10)
-        self.mpirun.kill()
         self.mpirun.communicate()
 
 
