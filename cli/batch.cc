@@ -65,11 +65,11 @@ class InputLines {
 
 class Batch {
  public:
-  Batch(const BatchOptions& options, BatchOutput output)
+  Batch(const BatchOptions& options, std::shared_ptr<grpc::Channel> channel, BatchOutput output)
       : options_(options),
         output_(std::move(output)),
         input_(options.input),
-        stub_(v1::Generation::NewStub(Connect(options.client.address))) {}
+        stub_(v1::Generation::NewStub(std::move(channel))) {}
 
   /// Counts the lines and checks that their ids differ, before anything is sent.
   absl::Status Scan() {
@@ -280,9 +280,11 @@ class Batch {
 }  // namespace
 
 ExitCode RunBatch(const BatchOptions& options) {
+  const auto channel = Connect(options.client);
+  if (!channel.ok()) return ReportUsage(std::string(channel.status().message()));
   absl::StatusOr<BatchOutput> output = BatchOutput::Open(options.output);
   if (!output.ok()) return ReportUsage(std::string(output.status().message()));
-  Batch batch(options, *std::move(output));
+  Batch batch(options, *channel, *std::move(output));
   const absl::Status scanned = batch.Scan();
   if (!scanned.ok()) return ReportUsage(std::string(scanned.message()));
   return batch.Run();

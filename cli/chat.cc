@@ -11,7 +11,9 @@ namespace shardline::cli {
 
 ExitCode RunChat(const GenerateOptions& options) {
   const bool terminal = isatty(STDIN_FILENO) != 0;
-  const auto stub = v1::Generation::NewStub(Connect(options.client.address));
+  const auto channel = Connect(options.client);
+  if (!channel.ok()) return ReportUsage(std::string(channel.status().message()));
+  const auto stub = v1::Generation::NewStub(*channel);
   v1::GenerateRequest request;
   *request.mutable_sampling() = options.sampling;
   v1::Chat& chat = *request.mutable_chat();

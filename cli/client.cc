@@ -7,12 +7,12 @@
 
 namespace shardline::cli {
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const ClientOptions& options) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // `status --watch` and `up` wait for servers that are about to come.
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return security::OpenChannel(options.address, options.security, arguments);
 }
 
 void SetDeadline(double seconds, grpc::ClientContext& context) {

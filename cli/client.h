@@ -7,16 +7,21 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/statusor.h"
+#include "security/secure_channel.h"
+
 namespace shardline::cli {
 
 struct ClientOptions {
   std::string address = "127.0.0.1:50051";
   double timeout = 0;  // seconds a request may take; 0: no limit
+  security::ClientSecurity security;
 };
 
 /// A channel to a coordinator. It connects on first use, and never through an HTTP proxy of the
-/// environment: clusters are on this host or its network.
-std::shared_ptr<grpc::Channel> Connect(const std::string& address);
+/// environment: clusters are on this host or its network. Errors name a file or flag of
+/// options.security.
+absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const ClientOptions& options);
 
 /// Sets the deadline `seconds` from now; none when 0.
 void SetDeadline(double seconds, grpc::ClientContext& context);

@@ -2,6 +2,7 @@
 
 #include <cctype>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 
 namespace shardline::cli {
@@ -32,10 +33,37 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
        "Keep computed prompts' KV blocks for requests that begin the same way: true, false");
   pass("max-queued-requests", "Requests that may wait");
   pass("max-queued-tokens", "Prompt tokens that may wait");
+  pass("server-certificate", "PEM file: the certificate to serve over TLS with, and its chain");
+  pass("server-key", "PEM file: the certificate's private key");
+  pass("client-ca", "PEM file: clients and ranks must show a certificate of this authority");
+  pass("api-token-file", "Tokens of clients, one a line (with the two files below)");
+  pass("max-request-bytes", "Bytes of any message");
+  pass("stalled-reader-timeout", "Seconds that a client may take nothing of its answer");
   pass("attach-timeout", "Seconds from the first rank to the last");
   pass("step-timeout", "Seconds until a silent replica counts as lost");
   pass("heartbeat-timeout",
        "Seconds of silence after which a rank is lost; 0: 0.8 on this host, 4 on others");
+}
+
+void AddTlsFlags(CLI::App& app, security::ClientTls& tls) {
+  AddOption(app, "tls-ca", tls.ca, "PEM file: who signs the server's certificate; turns TLS on");
+  AddOption(app, "tls-certificate", tls.certificate, "PEM file: the certificate to show");
+  AddOption(app, "tls-key", tls.key, "PEM file: its private key");
+  AddOption(app, "tls-server-name", tls.server_name,
+            "Name in the server's certificate (default: the address's host)");
+}
+
+/// "TOKEN=BIAS" into the map; false when it is not that.
+bool AddBias(const std::string& text, v1::SamplingParams& sampling) {
+  uint32_t token = 0;
+  float bias = 0;
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || !CLI::detail::lexical_cast(text.substr(0, equals), token) ||
+      !CLI::detail::lexical_cast(text.substr(equals + 1), bias)) {
+    return false;
+  }
+  (*sampling.mutable_logit_bias())[token] = bias;
+  return true;
 }
 
 }  // namespace
@@ -54,6 +82,30 @@ void AddClientFlags(CLI::App& app, ClientOptions& client) {
   AddOption(app, "address", client.address, "The coordinator's HOST:PORT");
   AddOption(app, "timeout", client.timeout, "Seconds that a request may take; 0: no limit")
       ->check(CLI::Range(0.0, 1e6));
+  AddTlsFlags(app, client.security.tls);
+  AddOption(
+      app, "token-file", client.security.token_file,
+      "File whose first line is the token to send; SHARDLINE_TOKEN may hold the token itself");
+  if (const char* token = std::getenv("SHARDLINE_TOKEN")) client.security.token = token;
+}
+
+void AddRequestFlags(CLI::App& app, v1::GenerateRequest& request) {
+  auto* const r = &request;
+  AddSetter<uint32_t>(app, "n", "Answers to generate, with --json",
+                      [r](uint32_t v) { r->mutable_sampling()->set_n(v); });
+  AddSetter<uint32_t>(app, "logprobs",
+                      "With --json: log-probabilities of each token and the K likeliest",
+                      [r](uint32_t v) { r->mutable_sampling()->set_logprobs(v); });
+  AddSetter<uint32_t>(app, "prompt-logprobs", "With --json: the same for the prompt's tokens",
+                      [r](uint32_t v) { r->mutable_sampling()->set_prompt_logprobs(v); });
+  AddSetter<std::string>(app, "request-id",
+                         "Names the request: the same command attaches to it while it runs",
+                         [r](const std::string& v) { r->set_request_id(v); });
+  AddSetter<uint32_t>(app, "next-index", "Leave out the answer's first K tokens",
+                      [r](uint32_t v) { r->add_next_index(v); });
+  AddSetter<uint32_t>(app, "linger-seconds",
+                      "Seconds that the request goes on without a reader, and its answer is kept",
+                      [r](uint32_t v) { r->set_linger_seconds(v); });
 }
 
 void AddSamplingFlags(CLI::App& app, v1::SamplingParams& sampling) {
@@ -76,10 +128,78 @@ void AddSamplingFlags(CLI::App& app, v1::SamplingParams& sampling) {
                                         for (const std::string& stop : stops) s->add_stop(stop);
                                       })
       ->allow_extra_args(false);
+  AddSetter<float>(app, "repetition-penalty", "Divides logits of tokens that are there already",
+                   [s](float v) { s->set_repetition_penalty(v); });
+  AddSetter<float>(app, "presence-penalty", "Taken off logits of tokens in the answer, once",
+                   [s](float v) { s->set_presence_penalty(v); });
+  AddSetter<float>(app, "frequency-penalty", "The same, as often as the token is there",
+                   [s](float v) { s->set_frequency_penalty(v); });
+  AddSetter<uint32_t>(app, "min-tokens", "Nothing ends the answer within so many tokens",
+                      [s](uint32_t v) { s->set_min_tokens(v); });
+  AddSetter<std::vector<std::string>>(
+      app, "logit-bias", "TOKEN=BIAS, added to the token's logit; several times",
+      [s](const std::vector<std::string>& biases) {
+        for (const std::string& bias : biases) {
+          if (AddBias(bias, *s)) continue;
+          throw CLI::ValidationError("--logit-bias", "\"" + bias +
+                                                         "\" is not TOKEN=BIAS, as in "
+                                                         "198=-5");
+        }
+      })
+      ->allow_extra_args(false);
+  AddSetter<std::vector<std::string>>(app, "bad-word", "Never generate this text; several times",
+                                      [s](const std::vector<std::string>& words) {
+                                        for (const std::string& word : words)
+                                          s->add_bad_words(word);
+                                      })
+      ->allow_extra_args(false);
+  AddSetter<std::vector<uint32_t>>(app, "stop-token-id", "End at this token; several times",
+                                   [s](const std::vector<uint32_t>& ids) {
+                                     for (const uint32_t id : ids) s->add_stop_token_ids(id);
+                                   })
+      ->allow_extra_args(false);
+  app.add_flag_function(
+         "--include-stop", [s](int64_t count) { s->set_include_stop_str_in_output(count > 0); },
+         "What stops the answer is part of its text")
+      ->envname(VariableOf("include-stop"));
   app.add_flag_function(
          "--ignore-eos", [s](int64_t count) { s->set_ignore_eos(count > 0); },
          "Go on past the end-of-sequence token")
       ->envname(VariableOf("ignore-eos"));
+}
+
+void AddBenchFlags(CLI::App& app, BenchOptions& bench) {
+  LoadOptions& load = bench.load;
+  const CLI::Range length(1, 1 << 24);
+  const CLI::Range share(0.0, 1.0);
+  AddOption(app, "requests", load.requests, "Requests to send")->check(CLI::Range(1, 10'000'000));
+  AddOption(app, "rate", load.rate,
+            "Requests a second, arriving by a Poisson process; 0: as --concurrency allows")
+      ->check(CLI::Range(0.0, 1e6));
+  AddOption(app, "concurrency", bench.concurrency,
+            "Requests that are open at once; 0: 32, or any number with --rate or --trace")
+      ->check(CLI::Range(0, 100'000));
+  AddOption(app, "prompt-tokens", load.prompt.mean, "Length of prompts")->check(length);
+  AddOption(app, "prompt-spread", load.prompt.spread, "Prompts vary by this share of their length")
+      ->check(share);
+  AddOption(app, "answer-tokens", load.answer.mean, "Length of answers")->check(length);
+  AddOption(app, "answer-spread", load.answer.spread, "Answers vary by this share of their length")
+      ->check(share);
+  AddOption(app, "shared-prefix", load.shared_prefix, "First tokens that all prompts share")
+      ->check(CLI::Range(0, 1 << 24));
+  AddOption(app, "trace", load.trace, "A JSONL file of requests instead of the flags above")
+      ->check(CLI::ExistingFile);
+  AddOption(app, "load-seed", load.seed, "Same seed and flags, same load");
+  AddOption(app, "first-token-objective", bench.objective.first_token_ms,
+            "Milliseconds until the first token of a good request")
+      ->check(CLI::Range(0.0, 1e9));
+  AddOption(app, "token-objective", bench.objective.token_ms,
+            "Milliseconds a token of a good request, on average")
+      ->check(CLI::Range(0.0, 1e9));
+  AddFlag(app, "json", bench.json, "As one line of JSON");
+  AddClientFlags(app, bench.client);
+  bench.sampling.set_temperature(0);
+  bench.sampling.set_ignore_eos(true);
 }
 
 void AddUpFlags(CLI::App& app, UpOptions& up) {
@@ -113,6 +233,9 @@ void AddUpFlags(CLI::App& app, UpOptions& up) {
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}));
   AddOption(app, "log-dir", up.log_dir,
             "Where logs are kept (default: a temporary directory, kept when something fails)");
+  AddTlsFlags(app, up.security.tls);
+  AddOption(app, "admin-token-file", up.admin_token_file, "Tokens of administrators");
+  AddOption(app, "worker-token-file", up.worker_token_file, "Tokens of ranks");
   AddPassedOnFlags(app, up.coordinator_flags);
 }
 

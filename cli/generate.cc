@@ -75,15 +75,20 @@ void AddMessage(v1::Chat& chat, const std::string& role, const std::string& cont
 }
 
 ExitCode RunGenerate(const GenerateOptions& options) {
-  v1::GenerateRequest request;
-  *request.mutable_sampling() = options.sampling;
+  v1::GenerateRequest request = options.request;
+  request.mutable_sampling()->MergeFrom(options.sampling);
+  if (request.sampling().n() > 1 && !options.json) {
+    return ReportUsage("--n needs --json: answers come side by side");
+  }
   if (options.chat) {
     if (!options.system.empty()) AddMessage(*request.mutable_chat(), "system", options.system);
     AddMessage(*request.mutable_chat(), "user", options.prompt);
   } else {
     request.set_prompt(options.prompt);
   }
-  const auto stub = v1::Generation::NewStub(Connect(options.client.address));
+  const auto channel = Connect(options.client);
+  if (!channel.ok()) return ReportUsage(std::string(channel.status().message()));
+  const auto stub = v1::Generation::NewStub(*channel);
   const Answer answer =
       StreamAnswer(*stub, options.client.timeout, request, options.json ? PrintJson : PrintText);
   if (!options.json && (answer.status.ok() || !answer.text.empty())) std::cout << std::endl;
@@ -98,7 +103,9 @@ ExitCode RunTokenize(const ClientOptions& options, const std::string& text) {
   v1::TokenizeRequest request;
   request.set_text(text);
   v1::TokenizeResponse response;
-  const auto stub = v1::Generation::NewStub(Connect(options.address));
+  const auto channel = Connect(options);
+  if (!channel.ok()) return ReportUsage(std::string(channel.status().message()));
+  const auto stub = v1::Generation::NewStub(*channel);
   const grpc::Status status = stub->Tokenize(&context, request, &response);
   if (!status.ok()) return Report(status, options.address);
   for (int i = 0; i < response.token_ids_size(); ++i) {
@@ -112,7 +119,9 @@ ExitCode RunModels(const ClientOptions& options) {
   grpc::ClientContext context;
   SetDeadline(options.timeout, context);
   v1::ListModelsResponse response;
-  const auto stub = v1::Generation::NewStub(Connect(options.address));
+  const auto channel = Connect(options);
+  if (!channel.ok()) return ReportUsage(std::string(channel.status().message()));
+  const auto stub = v1::Generation::NewStub(*channel);
   const grpc::Status status = stub->ListModels(&context, {}, &response);
   if (!status.ok()) return Report(status, options.address);
   for (const v1::ModelInfo& model : response.models()) {

@@ -16,8 +16,9 @@ struct GenerateOptions {
   bool chat = false;
   std::string system;  // chat only
   v1::SamplingParams sampling;
-  bool json = false;   // one object a message instead of text
-  bool stats = false;  // speed, on stderr
+  v1::GenerateRequest request;  // fields beside prompt and sampling
+  bool json = false;            // one object a message instead of text
+  bool stats = false;           // speed, on stderr
 };
 
 /// What came of one request.

@@ -76,6 +76,12 @@ absl::Status LocalCluster::StartCoordinator() {
                    absl::StrCat("--drain-timeout=", options_.drain_timeout),
                    "--log-level=" + options_.log_level};
   if (options_.enable_expert_parallel) start.command.push_back("--enable-expert-parallel");
+  if (!options_.admin_token_file.empty()) {
+    start.command.push_back("--admin-token-file=" + options_.admin_token_file);
+  }
+  if (!options_.worker_token_file.empty()) {
+    start.command.push_back("--worker-token-file=" + options_.worker_token_file);
+  }
   start.command.insert(start.command.end(), options_.coordinator_flags.begin(),
                        options_.coordinator_flags.end());
   start.log = coordinator_log_.path;
@@ -95,7 +101,11 @@ absl::Status LocalCluster::StartCoordinator() {
     while (std::getline(log, line)) {
       if (line.starts_with(kListening) && !log.eof()) {
         address_ = line.substr(kListening.size());
-        stub_ = v1::Admin::NewStub(Connect(address_));
+        ClientOptions client{.address = address_, .security = options_.security};
+        client.security.token_file = options_.admin_token_file;
+        const auto channel = Connect(client);
+        if (!channel.ok()) return channel.status();
+        stub_ = v1::Admin::NewStub(*channel);
         return absl::OkStatus();
       }
       // The coordinator's own message says all there is to say.
@@ -162,6 +172,15 @@ absl::Status LocalCluster::StartRanks(int index) {
                        {"--tensor-parallel-size", absl::StrCat(options_.tensor_parallel_size),
                         "--pipeline-parallel-size", absl::StrCat(options_.pipeline_parallel_size),
                         "--data-parallel-size", absl::StrCat(options_.data_parallel_size)});
+  const std::pair<const char*, const std::string&> files[] = {
+      {"--tls-ca", options_.security.tls.ca},
+      {"--tls-certificate", options_.security.tls.certificate},
+      {"--tls-key", options_.security.tls.key},
+      {"--tls-server-name", options_.security.tls.server_name},
+      {"--token-file", options_.worker_token_file}};
+  for (const auto& [flag, value] : files) {
+    if (!value.empty()) start.command.insert(start.command.end(), {flag, value});
+  }
   start.log = replica.log.path;
   start.death_signal = SIGTERM;  // mpirun then ends its ranks
   replica.log.BeginHere();

@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "cli/batch.h"
+#include "cli/bench.h"
 #include "cli/chat.h"
 #include "cli/drain.h"
 #include "cli/exit_code.h"
@@ -73,6 +74,17 @@ Examples:
   shardline batch --input prompts.jsonl --output results.jsonl
   shardline batch --input prompts.jsonl --output results.jsonl --max-tokens 200 --temperature 0)";
 
+constexpr char kBenchFooter[] =
+    R"(Prompts are random tokens, answers have the length that is asked for. A trace has a JSON object a
+line, in the form of published ones:
+  {"timestamp": 1500, "input_length": 700, "output_length": 40, "hash_ids": [3, 9]}
+with milliseconds, tokens and, if there, ids of the prompt's blocks of 512 tokens.
+
+Examples:
+  shardline bench --concurrency 32 --requests 200
+  shardline bench --rate 4 --prompt-tokens 500 --prompt-spread 0.8 --shared-prefix 256 --json
+  shardline bench --trace conversation.jsonl --first-token-objective 500 --token-objective 50)";
+
 constexpr char kChatFooter[] =
     R"(/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer.
 From a pipe, each line is a message.
@@ -97,6 +109,7 @@ struct Commands {
   UpOptions up;
   GenerateOptions generate, chat;
   BatchOptions batch;
+  BenchOptions bench;
   ClientOptions status, drain, undrain, models, tokenize;
   bool raw = false;
   bool json = false, watch = false;
@@ -119,6 +132,7 @@ void AddGenerate(CLI::App& app, Commands& commands) {
   AddFlag(generate, "stats", options.stats, "Print tokens and speed to stderr");
   AddClientFlags(generate, options.client);
   AddSamplingFlags(generate, options.sampling);
+  AddRequestFlags(generate, options.request);
 }
 
 void AddBatch(CLI::App& app, BatchOptions& options) {
@@ -147,6 +161,10 @@ void AddCommands(CLI::App& app, Commands& commands) {
 
   AddGenerate(app, commands);
   AddBatch(app, commands.batch);
+
+  CLI::App& bench = *app.add_subcommand("bench", "Measure a server under load");
+  bench.footer(kBenchFooter);
+  AddBenchFlags(bench, commands.bench);
 
   CLI::App& chat = *app.add_subcommand("chat", "Talk to the model");
   chat.footer(kChatFooter);
@@ -203,6 +221,10 @@ ExitCode Run(const CLI::App& app, Commands& commands) {
   if (app.got_subcommand("batch")) {
     BlockStopSignals();
     return RunBatch(commands.batch);
+  }
+  if (app.got_subcommand("bench")) {
+    BlockStopSignals();
+    return RunBench(commands.bench);
   }
   if (app.got_subcommand("chat")) {
     BlockStopSignals();

@@ -104,7 +104,9 @@ ExitCode ShowOnce(v1::Admin::Stub& stub, const ClientOptions& options, bool json
 }  // namespace
 
 ExitCode RunStatus(const ClientOptions& options, bool json, bool watch) {
-  const auto stub = v1::Admin::NewStub(Connect(options.address));
+  const auto channel = Connect(options);
+  if (!channel.ok()) return ReportUsage(std::string(channel.status().message()));
+  const auto stub = v1::Admin::NewStub(*channel);
   const bool clear = watch && !json && isatty(STDOUT_FILENO) != 0;
   while (true) {
     const ExitCode code = ShowOnce(*stub, options, json, clear);

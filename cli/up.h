@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cli/exit_code.h"
+#include "security/secure_channel.h"
 
 namespace shardline::cli {
 
@@ -20,6 +21,9 @@ struct UpOptions {
   int drain_timeout = 30;
   std::string log_level = "info";  // of coordinator and ranks
   std::string log_dir;             // empty: a temporary one, removed after an orderly end
+  // Of this command, which asks the coordinator how it is, and of the ranks.
+  security::ClientSecurity security;
+  std::string admin_token_file, worker_token_file;
   std::vector<std::string> coordinator_flags;  // passed through: "--dtype=float32", ...
 
   /// Ranks of a replica.

@@ -34,6 +34,14 @@ uint64_t Engine::NewRequestId() {
   return next_id_++;
 }
 
+absl::Status Engine::CheckRoom() const {
+  const EngineSnapshot now = Snapshot();
+  if (now.waiting < options_.limits.max_queued_requests) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the queue is full: ", now.waiting, " requests wait (--max-queued-requests ",
+                   options_.limits.max_queued_requests, "); try again later"));
+}
+
 void Engine::Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink) {
   Post([this, request = std::move(request), sink = std::move(sink),
         submitted = Clock::now()]() mutable {

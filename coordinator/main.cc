@@ -67,6 +67,19 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
          "Keep computed prompts' KV blocks for requests that begin the same way: true, false");
   option("max-queued-requests", config.limits.max_queued_requests, "Requests that may wait");
   option("max-queued-tokens", config.limits.max_queued_tokens, "Prompt tokens that may wait");
+  option("server-certificate", config.tls.certificate,
+         "PEM file: the certificate to serve over TLS with, and its chain");
+  option("server-key", config.tls.key, "PEM file: the certificate's private key");
+  option("client-ca", config.tls.client_ca,
+         "PEM file: clients and ranks must show a certificate that this authority signed");
+  option("api-token-file", config.api_token_file,
+         "Tokens of clients, one a line: calls must bear one (with the two files below)");
+  option("admin-token-file", config.admin_token_file, "Tokens of administrators");
+  option("worker-token-file", config.worker_token_file, "Tokens of ranks");
+  option("max-request-bytes", config.max_request_bytes,
+         "Bytes of any message; 0: 4 MiB, or more where a step's result needs it");
+  seconds("stalled-reader-timeout", config.stalled_reader_timeout,
+          "Seconds that a client may take nothing of its answer before its call is cancelled");
   seconds("attach-timeout", config.attach_timeout, "Seconds from the first rank to the last");
   seconds("step-timeout", config.step_timeout, "Seconds until a silent replica counts as lost");
   app.add_option_function<double>(

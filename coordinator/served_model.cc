@@ -1,34 +1,17 @@
 #include "coordinator/served_model.h"
 
 #include <algorithm>
-#include <cmath>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/sampling_fields.h"
 
 namespace shardline::coordinator {
 namespace {
 
-constexpr int kMaxStopTexts = 16;
-constexpr size_t kMaxStopBytes = 1024;
-constexpr int kMaxStopTokens = 256;
 constexpr size_t kMaxRequestIdBytes = 256;
 constexpr size_t kMaxCacheSaltBytes = 256;
-
-absl::Status CheckRange(const char* field, float value, float low, bool low_open, float high) {
-  if (std::isfinite(value) && value <= high && (low_open ? value > low : value >= low)) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(absl::StrCat("sampling.", field, " is ", value,
-                                                 "; it must be in ", low_open ? "(" : "[", low,
-                                                 ", ", high, "]"));
-}
-
-uint64_t RandomSeed() {
-  thread_local std::mt19937_64 generator{std::random_device{}()};
-  return generator();
-}
+constexpr uint32_t kMaxLingerSeconds = 600;
 
 absl::StatusOr<std::vector<int32_t>> InputTokens(const ServedModel& served,
                                                  const v1::GenerateRequest& request) {
@@ -58,24 +41,6 @@ absl::StatusOr<std::vector<int32_t>> InputTokens(const ServedModel& served,
   }
 }
 
-absl::Status FillSampling(const ServedModel& served, const v1::SamplingParams& params,
-                          v1::SlotSampling& sampling) {
-  const model::GenerationDefaults& defaults = served.model.defaults;
-  sampling.set_temperature(params.has_temperature() ? params.temperature()
-                                                    : defaults.temperature.value_or(1.0f));
-  sampling.set_top_p(params.has_top_p() ? params.top_p() : defaults.top_p.value_or(1.0f));
-  sampling.set_min_p(params.has_min_p() ? params.min_p() : defaults.min_p.value_or(0.0f));
-  const uint32_t top_k =
-      params.has_top_k() ? params.top_k() : static_cast<uint32_t>(defaults.top_k.value_or(0));
-  sampling.set_top_k(top_k >= served.model.family.spec.vocabulary ? 0 : top_k);
-  sampling.set_seed(params.has_seed() ? params.seed() : RandomSeed());
-
-  absl::Status status = CheckRange("temperature", sampling.temperature(), 0, false, 100);
-  if (status.ok()) status = CheckRange("top_p", sampling.top_p(), 0, true, 1);
-  if (status.ok()) status = CheckRange("min_p", sampling.min_p(), 0, false, 1);
-  return status;
-}
-
 absl::Status FillScheduling(const v1::GenerateRequest& request, SequenceRequest& sequence) {
   if (request.priority() < -kMaxPriority || request.priority() > kMaxPriority) {
     return absl::InvalidArgumentError(absl::StrCat("priority is ", request.priority(),
@@ -92,36 +57,21 @@ absl::Status FillScheduling(const v1::GenerateRequest& request, SequenceRequest&
   return absl::OkStatus();
 }
 
-absl::Status FillStops(const ServedModel& served, const v1::SamplingParams& params,
-                       PreparedRequest& prepared) {
-  const model::ModelSpec& spec = served.model.family.spec;
-  if (params.stop_size() > kMaxStopTexts || params.stop_token_ids_size() > kMaxStopTokens) {
-    return absl::InvalidArgumentError(absl::StrCat("at most ", kMaxStopTexts, " sampling.stop and ",
-                                                   kMaxStopTokens,
-                                                   " sampling.stop_token_ids can be given"));
+/// Fields that say how the request is read.
+absl::Status CheckCallFields(const v1::GenerateRequest& request, int answers) {
+  if (request.request_id().size() > kMaxRequestIdBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("request_id has ", request.request_id().size(),
+                                                   " bytes; at most ", kMaxRequestIdBytes,
+                                                   " are allowed"));
   }
-  for (const std::string& stop : params.stop()) {
-    if (stop.empty() || stop.size() > kMaxStopBytes) {
-      return absl::InvalidArgumentError(absl::StrCat("a sampling.stop text has ", stop.size(),
-                                                     " bytes; 1 to ", kMaxStopBytes,
-                                                     " are allowed"));
-    }
-    prepared.stop.push_back(stop);
+  if (request.linger_seconds() > kMaxLingerSeconds) {
+    return absl::InvalidArgumentError(absl::StrCat("linger_seconds is ", request.linger_seconds(),
+                                                   "; it may be ", kMaxLingerSeconds, " at most"));
   }
-  if (!prepared.stop.empty() && served.model.tokenizer == nullptr) {
-    return absl::FailedPreconditionError("sampling.stop needs a tokenizer, which the model lacks");
-  }
-  for (const uint32_t id : params.stop_token_ids()) {
-    if (id >= spec.vocabulary) {
-      return absl::InvalidArgumentError(absl::StrCat("sampling.stop_token_ids holds ", id,
-                                                     "; the vocabulary has ", spec.vocabulary,
-                                                     " tokens"));
-    }
-    prepared.sequence.stop_tokens.push_back(static_cast<int32_t>(id));
-  }
-  if (!params.ignore_eos()) {
-    prepared.sequence.stop_tokens.insert(prepared.sequence.stop_tokens.end(),
-                                         spec.eos_tokens.begin(), spec.eos_tokens.end());
+  if (request.next_index_size() > answers) {
+    return absl::InvalidArgumentError(absl::StrCat("next_index has ", request.next_index_size(),
+                                                   " entries; the request has ", answers,
+                                                   " answers (sampling.n)"));
   }
   return absl::OkStatus();
 }
@@ -175,17 +125,12 @@ absl::StatusOr<PreparedRequest> Prepare(const ServedModel& served,
                                         const v1::GenerateRequest& request) {
   absl::Status status = CheckModelName(served, request.model());
   if (!status.ok()) return status;
-  if (request.request_id().size() > kMaxRequestIdBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("request_id has ", request.request_id().size(),
-                                                   " bytes; at most ", kMaxRequestIdBytes,
-                                                   " are allowed"));
-  }
   PreparedRequest prepared;
   status = FillScheduling(request, prepared.sequence);
   if (!status.ok()) return status;
   const v1::SamplingParams& params = request.sampling();
-  status = FillSampling(served, params, prepared.sequence.sampling);
-  if (status.ok()) status = FillStops(served, params, prepared);
+  status = FillSampling(served, params, prepared);
+  if (status.ok()) status = CheckCallFields(request, prepared.answers);
   if (!status.ok()) return status;
 
   absl::StatusOr<std::vector<int32_t>> tokens = InputTokens(served, request);
@@ -204,9 +149,10 @@ absl::StatusOr<PreparedRequest> Prepare(const ServedModel& served,
     return absl::InvalidArgumentError("sampling.max_tokens is 0; it must be at least 1");
   }
   prepared.sequence.prompt = std::move(*tokens);
-  prepared.sequence.max_tokens =
-      params.has_max_tokens() ? static_cast<int>(std::min<int64_t>(params.max_tokens(), room))
-                              : room;
+  const int64_t wanted = params.has_max_tokens()
+                             ? int64_t{params.max_tokens()}
+                             : served.model.defaults.max_new_tokens.value_or(room);
+  prepared.sequence.max_tokens = static_cast<int>(std::min<int64_t>(wanted, room));
   return prepared;
 }
 

@@ -3,7 +3,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "coordinator/scheduler.h"
+#include "coordinator/answer_text.h"
+#include "coordinator/sequence_request.h"
 #include "coordinator/special_fence.h"
 #include "model/model.h"
 #include "shardline/v1/generation.pb.h"
@@ -20,8 +21,10 @@ struct ServedModel {
 
 /// A client's request, checked and translated.
 struct PreparedRequest {
-  SequenceRequest sequence;       // id not yet set
-  std::vector<std::string> stop;  // stop texts
+  SequenceRequest sequence;                // of each answer; id not yet set
+  int answers = 1;                         // wanted
+  TextOptions text;                        // of each answer
+  std::vector<int32_t> named_stop_tokens;  // of the sequence's, those that the client named
 };
 
 /// Checks every field and makes token ids of the input. Errors: kInvalidArgument naming field and

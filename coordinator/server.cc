@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/service_type.h>
+#include <grpcpp/security/server_credentials.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -16,7 +17,9 @@
 #include "coordinator/engine.h"
 #include "coordinator/metrics.h"
 #include "coordinator/replica_set.h"
+#include "coordinator/request_table.h"
 #include "coordinator/served_model.h"
+#include "coordinator/server_security.h"
 #include "coordinator/services.h"
 #include "coordinator/worker_service.h"
 #include "model/spec.h"
@@ -114,14 +117,18 @@ SchedulerLimits LimitsFor(const ServerConfig& config, const ServedModel& served)
 
 class GrpcServer : public Server {
  public:
-  GrpcServer(const ServerConfig& config, ServedModel served)
+  GrpcServer(const ServerConfig& config, ServedModel served, AccessTokens tokens,
+             std::shared_ptr<grpc::ServerCredentials> credentials)
       : config_(config),
+        tokens_(std::move(tokens)),
+        credentials_(std::move(credentials)),
         served_(std::move(served)),
         engine_(MakeEngineOptions()),
         replicas_(MakeReplicaOptions(), config.replicas, engine_),
-        generation_(MakeGenerationService(served_, engine_, calls_)),
-        admin_(MakeAdminService(served_, engine_, replicas_)),
-        worker_(MakeWorkerService(replicas_)) {}
+        requests_(served_, engine_),
+        generation_(MakeGenerationService(served_, requests_, calls_, tokens_.api)),
+        admin_(MakeAdminService(served_, engine_, replicas_, tokens_.admin)),
+        worker_(MakeWorkerService(replicas_, tokens_.worker)) {}
 
   ~GrpcServer() override { Stop(/*now=*/true); }
 
@@ -134,8 +141,8 @@ class GrpcServer : public Server {
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
-    builder.AddListeningPort(config_.listen, grpc::InsecureServerCredentials(), &port_);
+    BoundConnections(config_, !tokens_.empty(), builder);
+    builder.AddListeningPort(config_.listen, credentials_, &port_);
     builder.RegisterService(generation_.get());
     builder.RegisterService(admin_.get());
     builder.RegisterService(worker_.get());
@@ -162,7 +169,10 @@ class GrpcServer : public Server {
 
   int port() const override { return port_; }
   const std::string& model_name() const override { return served_.name; }
-  void Tick() override { replicas_.CheckTimeouts(); }
+  void Tick() override {
+    replicas_.CheckTimeouts();
+    requests_.Tick(config_.stalled_reader_timeout);
+  }
 
   void Stop(bool now) override {
     if (server_ == nullptr) return;
@@ -216,6 +226,8 @@ class GrpcServer : public Server {
   }
 
   const ServerConfig config_;
+  const AccessTokens tokens_;
+  const std::shared_ptr<grpc::ServerCredentials> credentials_;
   const ServedModel served_;
   std::mutex health_mutex_;  // ranks come and go while the server starts and stops
   bool stopping_ = false;
@@ -224,6 +236,7 @@ class GrpcServer : public Server {
   Engine engine_;  // its thread sets the health
   OpenCalls calls_;
   ReplicaSet replicas_;
+  RequestTable requests_;
   std::unique_ptr<grpc::Service> generation_, admin_, worker_;
   int port_ = 0;
 };
@@ -251,6 +264,7 @@ absl::Status ServerConfig::Validate() const {
   if (status.ok()) {
     status = CheckAtLeast<int64_t>("--max-queued-tokens", limits.max_queued_tokens, 1);
   }
+  if (status.ok()) status = CheckSecurity(*this);
   if (status.ok() && (limits.max_num_seqs > 65536 || limits.max_num_batched_tokens > (1 << 20))) {
     status = absl::InvalidArgumentError(
         "--max-num-seqs may be 65536 and --max-num-batched-tokens 1048576 at most");
@@ -263,7 +277,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
   if (!valid.ok()) return valid;
   absl::StatusOr<ServedModel> served = OpenServedModel(config);
   if (!served.ok()) return served.status();
-  auto server = std::make_unique<GrpcServer>(config, *std::move(served));
+  absl::StatusOr<AccessTokens> tokens = AccessTokens::Read(config);
+  if (!tokens.ok()) return tokens.status();
+  absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> credentials =
+      security::MakeServerCredentials(config.tls);
+  if (!credentials.ok()) return credentials.status();
+  auto server = std::make_unique<GrpcServer>(config, *std::move(served), *std::move(tokens),
+                                             *std::move(credentials));
   const absl::Status listening = server->Listen();
   if (!listening.ok()) return listening;
   return server;

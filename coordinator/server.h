@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "coordinator/scheduler.h"
 #include "parallel/layout.h"
+#include "security/tls.h"
 
 namespace shardline::coordinator {
 
@@ -26,10 +27,16 @@ struct ServerConfig {
   int max_model_len = 0;                // tokens; 0: the model's own
   SchedulerLimits limits;
 
+  security::ServerTls tls;
+  // Files of bearer tokens: of clients, of administrators, of ranks. All or none.
+  std::string api_token_file, admin_token_file, worker_token_file;
+  int max_request_bytes = 0;  // of any message; 0: 4 MiB, or what a step's result needs
+
   std::chrono::seconds attach_timeout{60};
   std::chrono::seconds step_timeout{60};
   std::chrono::milliseconds heartbeat_timeout{0};  // 0: see ReplicaOptions
   std::chrono::seconds drain_timeout{30};
+  std::chrono::seconds stalled_reader_timeout{60};
 
   /// kInvalidArgument naming the flag, its value and what is allowed.
   absl::Status Validate() const;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "coordinator/access.h"
 #include "coordinator/grpc_status.h"
 #include "shardline/v1/worker_control.grpc.pb.h"
 
@@ -104,23 +105,35 @@ class RankReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::Coordi
   int rank_ = -1;
 };
 
+/// Ends the stream of a caller that is not let in.
+class RefusingReactor : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage> {
+ public:
+  explicit RefusingReactor(const absl::Status& status) { Finish(ToGrpc(status)); }
+  void OnDone() override { delete this; }
+};
+
 class WorkerService : public v1::WorkerControl::CallbackService {
  public:
-  explicit WorkerService(ReplicaSet& replicas) : replicas_(replicas) {}
+  WorkerService(ReplicaSet& replicas, const security::BearerTokens& tokens)
+      : replicas_(replicas), tokens_(tokens) {}
 
   grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* Attach(
-      grpc::CallbackServerContext*) override {
+      grpc::CallbackServerContext* context) override {
+    const absl::Status access = CheckAccess(*context, tokens_);
+    if (!access.ok()) return new RefusingReactor(access);
     return new RankReactor(replicas_);
   }
 
  private:
   ReplicaSet& replicas_;
+  const security::BearerTokens& tokens_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeWorkerService(ReplicaSet& replicas) {
-  return std::make_unique<WorkerService>(replicas);
+std::unique_ptr<grpc::Service> MakeWorkerService(ReplicaSet& replicas,
+                                                 const security::BearerTokens& tokens) {
+  return std::make_unique<WorkerService>(replicas, tokens);
 }
 
 }  // namespace shardline::coordinator

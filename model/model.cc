@@ -28,8 +28,8 @@ void AddEos(int32_t token, ModelSpec& spec) {
   }
 }
 
-/// End-of-sequence tokens and, where the checkpoint asks for sampling, its parameters. As in
-/// transformers, temperature and the like count only with "do_sample": true.
+/// End-of-sequence tokens and defaults of requests. As in transformers, temperature and the like
+/// count only with "do_sample": true.
 absl::Status ReadGenerationConfig(Model& model) {
   const absl::StatusOr<nlohmann::json> json = model.checkpoint->SideFile(kGenerationConfig);
   if (!json.ok()) return json.status();
@@ -43,9 +43,6 @@ absl::Status ReadGenerationConfig(Model& model) {
              model.family.spec);
     }
   }
-  const absl::StatusOr<bool> sample = access.BoolOr("do_sample", false);
-  if (!sample.ok()) return sample.status();
-  if (!*sample) return absl::OkStatus();
   const auto read = [&access](const char* key, double low, double high,
                               std::optional<float>& value) -> absl::Status {
     if (!access.Has(key)) return absl::OkStatus();
@@ -54,7 +51,17 @@ absl::Status ReadGenerationConfig(Model& model) {
     value = static_cast<float>(*number);
     return absl::OkStatus();
   };
-  absl::Status status = read("temperature", 0, 100, model.defaults.temperature);
+  absl::Status status = read("repetition_penalty", 1e-6, 100, model.defaults.repetition_penalty);
+  if (!status.ok()) return status;
+  if (access.Has("max_new_tokens")) {
+    const absl::StatusOr<int64_t> most = access.Int("max_new_tokens", 1, INT32_MAX);
+    if (!most.ok()) return most.status();
+    model.defaults.max_new_tokens = static_cast<int>(*most);
+  }
+  const absl::StatusOr<bool> sample = access.BoolOr("do_sample", false);
+  if (!sample.ok()) return sample.status();
+  if (!*sample) return absl::OkStatus();
+  status = read("temperature", 0, 100, model.defaults.temperature);
   if (status.ok()) status = read("top_p", 1e-6, 1, model.defaults.top_p);
   if (status.ok()) status = read("min_p", 0, 1, model.defaults.min_p);
   if (!status.ok()) return status;

@@ -19,6 +19,8 @@ struct GenerationDefaults {
   std::optional<float> top_p;
   std::optional<int> top_k;
   std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+  std::optional<int> max_new_tokens;
 };
 
 /// Everything about a checkpoint that the coordinator needs: no weights are read.

@@ -13,7 +13,7 @@ esac
 
 packages=(
   g++ cmake ninja-build pkg-config
-  libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
+  libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libssl-dev
   libabsl-dev libopenmpi-dev openmpi-bin openssh-client
   libgtest-dev libgmock-dev libbenchmark-dev
   nlohmann-json3-dev libpcre2-dev libspdlog-dev libcli11-dev zlib1g-dev prometheus-cpp-dev

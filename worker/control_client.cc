@@ -120,7 +120,8 @@ class GrpcControlClient : public ControlClient {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Connect(
-    const std::string& address, std::chrono::seconds timeout) {
+    const std::string& address, const security::ClientSecurity& security,
+    std::chrono::seconds timeout) {
   grpc::ChannelArguments arguments;
   // A coordinator that dies without a word is noticed within 15 s; a process that ends, at once.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
@@ -129,15 +130,18 @@ absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Connect(
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetMaxReceiveMessageSize(-1);
-  const std::shared_ptr<grpc::Channel> channel =
-      grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  const absl::StatusOr<std::shared_ptr<grpc::Channel>> opened =
+      security::OpenChannel(address, security, arguments);
+  if (!opened.ok()) return opened.status();
+  const std::shared_ptr<grpc::Channel>& channel = *opened;
   const auto deadline = std::chrono::system_clock::now() + timeout;
   auto next_word = std::chrono::system_clock::now() + std::chrono::seconds(5);
   while (!channel->WaitForConnected(std::min(deadline, next_word))) {
     if (std::chrono::system_clock::now() >= deadline) {
       return absl::UnavailableError(
           absl::StrCat("no coordinator answers at ", address, " after ", timeout.count(),
-                       " s (--attach-timeout); is it running, and is the address right?"));
+                       " s (--attach-timeout); is it running, is the address right, and is TLS (",
+                       security.tls.ca.empty() ? "off" : "on", " here) what it expects?"));
     }
     spdlog::warn("waiting for a coordinator at {}", address);
     next_word += std::chrono::seconds(5);

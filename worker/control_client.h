@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "security/secure_channel.h"
 #include "shardline/v1/worker_control.pb.h"
 
 namespace shardline::worker {
@@ -15,9 +16,10 @@ namespace shardline::worker {
 class ControlClient {
  public:
   /// Connects to `address`, trying again until `timeout` has passed. kUnavailable naming the
-  /// address.
-  static absl::StatusOr<std::unique_ptr<ControlClient>> Connect(const std::string& address,
-                                                                std::chrono::seconds timeout);
+  /// address; errors of `security` name its file.
+  static absl::StatusOr<std::unique_ptr<ControlClient>> Connect(
+      const std::string& address, const security::ClientSecurity& security,
+      std::chrono::seconds timeout);
   virtual ~ControlClient() = default;
 
   /// kUnavailable when the stream is broken; Next() tells why.

@@ -66,6 +66,7 @@ int main(int argc, char** argv) {
   int ranks_on_host = 0;
   int threads = 0;
   int attach_timeout = 60;
+  shardline::security::ClientSecurity security;
   CLI::App app(
       "Shardline worker: one rank of a replica. Start one per device:\n"
       "  mpirun -n N shardline-worker --coordinator HOST:PORT");
@@ -100,6 +101,18 @@ int main(int argc, char** argv) {
       ->envname("SHARDLINE_RANKS_ON_HOST")
       ->check(CLI::Range(0, 65536))
       ->capture_default_str();
+  const auto file = [&app](const std::string& name, std::string& value, const std::string& help) {
+    std::string variable = "SHARDLINE_" + name;
+    for (char& c : variable) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
+    app.add_option("--" + name, value, help)->envname(variable);
+  };
+  file("tls-ca", security.tls.ca,
+       "PEM file: who signs the coordinator's certificate; turns TLS on");
+  file("tls-certificate", security.tls.certificate, "PEM file: this rank's certificate");
+  file("tls-key", security.tls.key, "PEM file: its private key");
+  file("tls-server-name", security.tls.server_name,
+       "Name in the coordinator's certificate (default: the address's host)");
+  file("token-file", security.token_file, "File whose first line is this rank's token");
   app.add_option("--launch-id", launch_id, "Names this launch; default: random")
       ->envname("SHARDLINE_LAUNCH_ID");
   app.add_option("--log-level", log_level, "trace, debug, info, warn, error")
@@ -145,8 +158,12 @@ int main(int argc, char** argv) {
   const absl::StatusOr<std::string> id = AgreeOnLaunchId(launch_id, **world);
   if (!id.ok()) fail(id.status(), kExitFailed);
   absl::StatusOr<std::unique_ptr<shardline::worker::ControlClient>> client =
-      shardline::worker::ControlClient::Connect(coordinator, std::chrono::seconds(attach_timeout));
-  if (!client.ok()) fail(client.status(), kExitCoordinatorLost);
+      shardline::worker::ControlClient::Connect(coordinator, security,
+                                                std::chrono::seconds(attach_timeout));
+  if (!client.ok()) {
+    const bool lost = client.status().code() == absl::StatusCode::kUnavailable;
+    fail(client.status(), lost ? kExitCoordinatorLost : kExitUsage);
+  }
   (*client)->NotifyEnd([](const absl::Status&) { LeaveLater(kExitCoordinatorLost); });
 
   options.launch_id = *id;

@@ -34,28 +34,28 @@ struct Delivered {
   bool stopped;
 };
 
-Delivered Deliver(const std::string& answer, std::vector<std::string> stop) {
+Delivered Deliver(const std::string& answer, TextOptions options) {
   const ByteTokenizer tokenizer;
-  AnswerText text(&tokenizer, std::move(stop));
+  AnswerText text(&tokenizer, std::move(options));
   Delivered delivered;
   for (const char c : answer) {
     delivered.parts.push_back(text.Push(static_cast<unsigned char>(c)));
     delivered.text += delivered.parts.back();
-    if (text.stopped()) break;
+    if (text.stop() != nullptr) break;
   }
   delivered.text += text.Finish();
-  delivered.stopped = text.stopped();
+  delivered.stopped = text.stop() != nullptr;
   return delivered;
 }
 
 TEST(AnswerTextTest, EndsBeforeAStopTextThatSpansTokens) {
-  const Delivered delivered = Deliver("one two three", {"two"});
+  const Delivered delivered = Deliver("one two three", {.stop = {"two"}});
   EXPECT_EQ(delivered.text, "one ");
   EXPECT_TRUE(delivered.stopped);
 }
 
 TEST(AnswerTextTest, HoldsBackOnlyWhatMayBecomeAStopText) {
-  const Delivered delivered = Deliver("a tw b", {"two"});
+  const Delivered delivered = Deliver("a tw b", {.stop = {"two"}});
   EXPECT_EQ(delivered.parts[1], " ");
   EXPECT_EQ(delivered.parts[2], "");     // "t" may begin "two"
   EXPECT_EQ(delivered.parts[4], "tw ");  // it did not
@@ -63,16 +63,30 @@ TEST(AnswerTextTest, HoldsBackOnlyWhatMayBecomeAStopText) {
   EXPECT_FALSE(delivered.stopped);
 }
 
-TEST(AnswerTextTest, GivesHeldTextAtTheEnd) { EXPECT_EQ(Deliver("a tw", {"two"}).text, "a tw"); }
+TEST(AnswerTextTest, GivesHeldTextAtTheEnd) {
+  EXPECT_EQ(Deliver("a tw", {.stop = {"two"}}).text, "a tw");
+}
 
 TEST(AnswerTextTest, TheEarliestOfSeveralStopTextsWins) {
-  EXPECT_EQ(Deliver("abcabd", {"bd", "ca"}).text, "ab");
+  EXPECT_EQ(Deliver("abcabd", {.stop = {"bd", "ca"}}).text, "ab");
 }
 
 TEST(AnswerTextTest, KeepsCharactersWhole) {
-  const Delivered delivered = Deliver("\xE4\xB8\xAD!", {"x"});
+  const Delivered delivered = Deliver("\xE4\xB8\xAD!", {.stop = {"x"}});
   EXPECT_EQ(delivered.parts[0], "");
   EXPECT_EQ(delivered.parts[2], "\xE4\xB8\xAD");
+}
+
+TEST(AnswerTextTest, TheStopTextIsIncludedWhereAskedFor) {
+  const Delivered delivered = Deliver("one two three", {.stop = {"two"}, .include_stop = true});
+  EXPECT_EQ(delivered.text, "one two");
+  EXPECT_TRUE(delivered.stopped);
+}
+
+TEST(AnswerTextTest, StopTextsCountAfterTheLeastTokens) {
+  EXPECT_EQ(Deliver("ababab", {.stop = {"ab"}, .min_tokens = 3}).text, "abab");
+  EXPECT_EQ(Deliver("ababab", {.stop = {"ab"}, .min_tokens = 2}).text, "ab");
+  EXPECT_EQ(Deliver("ababab", {.stop = {"ab"}, .min_tokens = 6}).text, "ababab");
 }
 
 TEST(AnswerTextTest, NoTokenizerNoText) {

@@ -37,6 +37,9 @@ class ModelWorker {
         blocks_(groups, std::vector<Block>(blocks)),
         tokens_in_group_(groups) {}
 
+  /// Stands for the log-probability of `token`.
+  static float ScoreOf(int32_t token) { return -1.0f - static_cast<float>(token); }
+
   v1::StepResult Run(const v1::StepPlan& plan) {
     if (plan.step() != last_step_ + 1) Violation("steps out of order");
     last_step_ = plan.step();
@@ -113,12 +116,22 @@ class ModelWorker {
       Write(work.slot(), slot, static_cast<int32_t>(token));
     }
     tokens_in_group_[GroupOf(work.slot())] += std::max(1, work.tokens_size());
+    for (int i = 0; i < work.score_size(); ++i) {
+      if (i + 1 < work.tokens_size() && work.tokens(i + 1) != work.score(i)) {
+        Violation("a token scored that does not follow");
+      }
+      v1::ScoredToken& scored = *result.add_scored();
+      scored.set_slot(work.slot());
+      scored.set_position(work.position() + i + 1);
+      scored.mutable_score()->set_logprob(ScoreOf(static_cast<int32_t>(work.score(i))));
+    }
     if (work.sample()) {
       slot.last_token = slot.text.NextToken();
       slot.last_sampled_step = last_step_;
       v1::SampledToken& sampled = *result.add_sampled();
       sampled.set_slot(work.slot());
       sampled.set_token(static_cast<uint32_t>(slot.last_token));
+      sampled.mutable_score()->set_logprob(ScoreOf(slot.last_token));
     }
   }
 

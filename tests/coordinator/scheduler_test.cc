@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <limits>
 #include <map>
 #include <random>
 
@@ -133,6 +134,60 @@ TEST(SchedulerTest, RefusesResultsThatDoNotAnswerTheStep) {
             absl::StatusCode::kInternal);  // no such token
   sampled.set_token(9);
   EXPECT_TRUE(scheduler.Commit(result).ok());
+}
+
+TEST(SchedulerTest, RequestsBeyondTheLimitsAreRefused) {
+  Scheduler scheduler({.sequence = {.max_model_len = 20, .vocabulary = 100}});
+  const auto refused = [&scheduler](const auto& change) {
+    SequenceRequest request = MakeRequest(1, {1, 2, 3}, 10);
+    change(request, request.sampling);
+    const absl::Status added = scheduler.Add(std::move(request));
+    scheduler.Abort(1);
+    return added.code() == absl::StatusCode::kInvalidArgument;
+  };
+  using Request = SequenceRequest;
+  using Sampling = v1::SlotSampling;
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_FALSE(refused([](Request&, Sampling&) {}));
+  EXPECT_FALSE(refused([](Request& r, Sampling&) { r.max_tokens = 17; }));
+  EXPECT_TRUE(refused([](Request& r, Sampling&) { r.max_tokens = 18; }));
+  EXPECT_TRUE(refused([](Request& r, Sampling&) { r.max_tokens = 0; }));
+  EXPECT_TRUE(refused([](Request& r, Sampling&) { r.prompt.clear(); }));
+  EXPECT_TRUE(refused([](Request& r, Sampling&) { r.prompt[1] = 100; }));
+  EXPECT_TRUE(refused([](Request& r, Sampling&) { r.prompt[1] = -1; }));
+  EXPECT_TRUE(refused([](Request& r, Sampling&) { r.stop_tokens = {100}; }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.set_temperature(kNaN); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.set_top_p(1.5f); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.set_min_p(-1); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.set_repetition_penalty(-1); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.set_presence_penalty(3); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.set_frequency_penalty(kNaN); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.add_logit_bias()->set_token(100); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.add_logit_bias()->set_bias(101); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.add_bad_words(); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.add_stop_tokens(100); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.set_logprobs(21); }));
+  EXPECT_TRUE(refused([](Request&, Sampling& s) { s.set_prompt_logprobs(21); }));
+}
+
+TEST(SchedulerTest, ASlotStartsWithWhatItsSamplingLooksBackOn) {
+  Scheduler scheduler({.max_num_seqs = 2, .max_num_batched_tokens = 64});
+  scheduler.StartReplica({.kv_blocks = 9, .stages = 1, .vocabulary = kVocabulary}, 1);
+  SequenceRequest request = MakeRequest(1, {5, 6, 7}, 10);
+  request.sampling.set_presence_penalty(1);
+  ASSERT_TRUE(scheduler.Add(request).ok());
+  ModelWorker worker(2, 9, 16, 1);
+  v1::StepPlan plan = *OnlyPlan(scheduler);
+  ASSERT_EQ(plan.starts(0).history_size(), 3);
+  EXPECT_EQ(plan.starts(0).prompt_length(), 3u);
+  const auto events = scheduler.Commit(worker.Run(plan));
+  ASSERT_TRUE(events.ok());
+  scheduler.StopReplica(1);
+  scheduler.StartReplica({.kv_blocks = 9, .stages = 1, .vocabulary = kVocabulary}, 2);
+  plan = *OnlyPlan(scheduler);
+  ASSERT_EQ(plan.starts(0).history_size(), 4);  // the token that it had gained as well
+  EXPECT_EQ(static_cast<int32_t>(plan.starts(0).history(3)), (*events)[0].token);
+  EXPECT_EQ(plan.starts(0).prompt_length(), 3u);
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ class Trace {
 
  private:
   struct Expected {
-    std::vector<int32_t> answer;
+    std::vector<int32_t> prompt, answer;
     size_t got = 0;
   };
 
@@ -117,6 +117,9 @@ class Trace {
           MakeRequest(next_id_, prompt, 1 + static_cast<int>(random_() % most), {7, 100, 400});
       request.priority = static_cast<int>(random_() % 5) - 2;
       if (random_() % 4 == 0) request.cache_salt = "tenant";
+      if (next_id_ % 3 == 0) request.sampling.set_logprobs(0);
+      if (next_id_ % 4 == 0) request.sampling.set_prompt_logprobs(0);
+      open_[next_id_].prompt = request.prompt;
       open_[next_id_].answer = SoloAnswer(request);
       ASSERT_TRUE(scheduler_.Add(std::move(request)).ok());
       ++next_id_;
@@ -193,9 +196,23 @@ class Trace {
       ASSERT_NE(found, open_.end()) << "a token for request " << event.id << ", which has ended";
       Expected& expected = found->second;
       ASSERT_LT(expected.got, expected.answer.size());
+      CheckScores(event, expected);
       ASSERT_EQ(event.token, expected.answer[expected.got++]);
       ASSERT_EQ(event.finished.has_value(), expected.got == expected.answer.size());
       if (event.finished) open_.erase(found);
+    }
+  }
+
+  /// Scores come with their tokens; those of the prompt once, with the first.
+  static void CheckScores(const TokenEvent& event, const Expected& expected) {
+    ASSERT_EQ(event.score.has_value(), event.id % 3 == 0);
+    if (event.score) {
+      ASSERT_EQ(event.score->logprob(), ModelWorker::ScoreOf(event.token));
+    }
+    const bool first = event.id % 4 == 0 && expected.got == 0;
+    ASSERT_EQ(event.prompt_scores.size(), first ? expected.prompt.size() - 1 : 0);
+    for (size_t i = 0; i < event.prompt_scores.size(); ++i) {
+      ASSERT_EQ(event.prompt_scores[i].logprob(), ModelWorker::ScoreOf(expected.prompt[i + 1]));
     }
   }
 

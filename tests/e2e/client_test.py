@@ -13,7 +13,7 @@ from harness import Cluster, Coordinator, collect, error_of, pb, request, smollm
 
 PROMPT = "The capital of France is"
 SERVICES = {
-    "shardline.v1.Generation": {"Generate", "GenerateStream", "Tokenize", "Detokenize",
+    "shardline.v1.Generation": {"Generate", "GenerateStream", "Cancel", "Tokenize", "Detokenize",
                                 "ListModels"},
     "shardline.v1.Admin": {"GetStatus", "Drain", "Undrain"},
     "shardline.v1.WorkerControl": {"Attach"},

@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -25,12 +27,13 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 using Rows = std::vector<std::vector<float>>;  // [rows][vocabulary]
 
-/// What ranks that split the vocabulary evenly sample; all must agree.
-std::vector<int32_t> Sample(const Rows& logits, const std::vector<SamplingRow>& rows, int ranks) {
+/// What `act(sampler, shard)` gives on ranks that split the vocabulary evenly; all must agree.
+template <typename Result, typename Act>
+Result OnRanks(const Rows& logits, int ranks, const Act& act) {
   const int64_t vocabulary = static_cast<int64_t>(logits[0].size());
   const std::vector<parallel::Range> shards = parallel::SplitEvenly(vocabulary, ranks, 1);
   auto group = parallel::MakeThreadCommunicators(ranks);
-  std::vector<std::vector<int32_t>> tokens(ranks);
+  std::vector<Result> results(ranks);
   std::vector<std::thread> threads;
   for (int r = 0; r < ranks; ++r) {
     threads.emplace_back([&, r] {
@@ -40,17 +43,32 @@ std::vector<int32_t> Sample(const Rows& logits, const std::vector<SamplingRow>& 
       for (const std::vector<float>& row : logits) {
         shard.insert(shard.end(), row.begin() + shards[r].begin, row.begin() + shards[r].end);
       }
+      const std::vector<float> before = shard;
       Sampler sampler(**device, *group[r], static_cast<int32_t>(shards[r].begin));
-      const auto sampled = sampler.Sample(
-          {shard.data(), kernels::DType::kF32, static_cast<int64_t>(rows.size()), shards[r].size()},
-          rows);
-      ASSERT_TRUE(sampled.ok()) << sampled.status();
-      tokens[r] = *sampled;
+      auto result =
+          act(sampler, kernels::Tensor{shard.data(), kernels::DType::kF32,
+                                       static_cast<int64_t>(logits.size()), shards[r].size()});
+      ASSERT_TRUE(result.ok()) << result.status();
+      results[r] = *std::move(result);
+      EXPECT_EQ(std::memcmp(before.data(), shard.data(), shard.size() * sizeof(float)), 0)
+          << "logits were changed";
     });
   }
   for (std::thread& thread : threads) thread.join();
-  for (int r = 1; r < ranks; ++r) EXPECT_EQ(tokens[r], tokens[0]);
-  return tokens[0];
+  return results[0];
+}
+
+std::vector<int32_t> Sample(const Rows& logits, const std::vector<SamplingRow>& rows, int ranks) {
+  std::vector<std::vector<int32_t>> all(ranks);
+  std::atomic<int> next = 0;
+  const auto first =
+      OnRanks<std::vector<int32_t>>(logits, ranks, [&](Sampler& sampler, kernels::Tensor shard) {
+        auto tokens = sampler.Sample(shard, rows);
+        if (tokens.ok()) all[next++] = *tokens;
+        return tokens;
+      });
+  for (const std::vector<int32_t>& tokens : all) EXPECT_EQ(tokens, first);
+  return first;
 }
 
 /// Softmax at the row's temperature over what top-k, then top-p, then min-p leave.
@@ -286,6 +304,102 @@ TEST(Sampler, HostileLogitsGiveATokenOfTheVocabulary) {
         EXPECT_LT(tokens[4], vocabulary);
       }
     }
+  }
+}
+
+/// The changes as the API states them, in double.
+std::vector<float> Changed(std::vector<float> logits, const SamplingRow& row) {
+  for (const kernels::LogitChange& change : row.changes) {
+    double x = double{logits[change.token]} + change.bias;
+    x = x > 0 ? x / change.repetition : x * change.repetition;
+    logits[change.token] = static_cast<float>(x - change.frequency - change.presence);
+  }
+  for (const int32_t token : row.forbidden) logits[token] = -kInfinity;
+  return logits;
+}
+
+TEST(Sampler, ChangesHoldBeforeEverythingElseOnEveryLayout) {
+  constexpr int kTokens = 300, kRows = 60;
+  Rows logits, changed;
+  std::vector<SamplingRow> rows, plain;
+  std::vector<std::vector<kernels::LogitChange>> changes(kRows);
+  std::vector<std::vector<int32_t>> forbidden(kRows);
+  std::mt19937 random(5);
+  for (int i = 0; i < kRows; ++i) {
+    logits.push_back(NormalLogits(kTokens, 2, i));
+    for (int token = static_cast<int>(random() % 7); token < kTokens; token += 7) {
+      changes[i].push_back({.token = token,
+                            .bias = static_cast<float>(random() % 5) - 2,
+                            .repetition = i % 3 == 0 ? 1 : 1.5f,
+                            .frequency = 0.25f * static_cast<float>(random() % 4),
+                            .presence = 0.5f});
+    }
+    for (int k = 0; k < i % 4; ++k) {
+      forbidden[i].push_back(
+          static_cast<int32_t>(std::max_element(logits[i].begin(), logits[i].end()) -
+                               logits[i].begin() + k) %
+          kTokens);
+    }
+    SamplingRow row = {.temperature = i % 2 == 0 ? 0 : 0.8f, .top_p = 0.9f, .top_k = 20};
+    row.seed = 1000 + i;
+    plain.push_back(row);
+    if (i % 5 != 4) {  // some rows have none
+      row.changes = changes[i];
+      row.forbidden = forbidden[i];
+    }
+    rows.push_back(row);
+    changed.push_back(Changed(logits.back(), row));
+  }
+  const std::vector<int32_t> expected = Sample(changed, plain, 1);
+  for (const int ranks : {1, 2, 3}) EXPECT_EQ(Sample(logits, rows, ranks), expected);
+  EXPECT_NE(Sample(logits, plain, 1), expected);
+}
+
+TEST(Sampler, ScoresAreTheLogarithmOfTheSoftmax) {
+  constexpr int kTokens = 500;
+  Rows logits;
+  std::vector<ScoreRow> rows;
+  for (int i = 0; i < 40; ++i) {
+    const float deviations[] = {0.01f, 1, 5, 50};
+    logits.push_back(NormalLogits(kTokens, deviations[i % 4], 100 + i));
+    rows.push_back({.token = (i * 77) % kTokens, .top = i % 21});
+  }
+  for (const int ranks : {1, 2, 5}) {
+    const auto scores = OnRanks<std::vector<Score>>(
+        logits, ranks,
+        [&](Sampler& sampler, kernels::Tensor shard) { return sampler.ScoreTokens(shard, rows); });
+    ASSERT_EQ(scores.size(), rows.size());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      double sum = 0;
+      const double max = *std::max_element(logits[i].begin(), logits[i].end());
+      for (const float x : logits[i]) sum += std::exp(x - max);
+      const auto logprob = [&](int token) { return logits[i][token] - max - std::log(sum); };
+      // Sums of 500 float exponentials, each right to 1e-6 of itself; then one rounding.
+      EXPECT_NEAR(scores[i].logprob, logprob(rows[i].token), 1e-5 + 1e-6 * std::abs(max));
+      std::vector<int> order(kTokens);
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int a, int b) { return logits[i][a] > logits[i][b]; });
+      ASSERT_EQ(scores[i].top.size(), static_cast<size_t>(rows[i].top));
+      for (int k = 0; k < rows[i].top; ++k) {
+        EXPECT_EQ(scores[i].top[k].token, order[k]);
+        EXPECT_NEAR(scores[i].top[k].score, logprob(order[k]), 1e-5 + 1e-6 * std::abs(max));
+      }
+    }
+  }
+}
+
+TEST(Sampler, ScoresOfHostileLogitsAreNotNaN) {
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  const Rows logits = {std::vector<float>(50, kNaN), std::vector<float>(50, -kInfinity),
+                       std::vector<float>(50, kInfinity), std::vector<float>(50, 3e38f)};
+  const auto scores =
+      OnRanks<std::vector<Score>>(logits, 2, [&](Sampler& sampler, kernels::Tensor shard) {
+        return sampler.ScoreTokens(shard, std::vector<ScoreRow>(4, {.token = 7, .top = 3}));
+      });
+  for (const Score& score : scores) {
+    EXPECT_FALSE(std::isnan(score.logprob));
+    for (const kernels::Candidate& candidate : score.top) EXPECT_FALSE(std::isnan(candidate.score));
   }
 }
 

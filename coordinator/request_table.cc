@@ -1,0 +1,139 @@
+#include "coordinator/request_table.h"
+
+#include <openssl/sha.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+namespace shardline::coordinator {
+namespace {
+
+constexpr size_t kMostKept = 1024;  // answers that are kept for clients to come back
+
+/// Of all fields that make a request what it is.
+ActiveRequest::Digest DigestOf(v1::GenerateRequest request) {
+  request.clear_request_id();
+  request.clear_next_index();
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    request.SerializeToCodedStream(&coded);
+  }
+  ActiveRequest::Digest digest;
+  SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest.data());
+  return digest;
+}
+
+/// Not to be guessed: who knows an id can read and cancel the request.
+std::string MakeRequestId() {
+  thread_local std::random_device random;
+  std::string id = "request-";
+  for (int i = 0; i < 4; ++i) absl::StrAppend(&id, absl::Hex(random(), absl::kZeroPad8));
+  return id;
+}
+
+}  // namespace
+
+void RequestTable::ForgetOldestLocked() {
+  std::vector<std::pair<ActiveRequest::Clock::time_point, std::string>> kept;
+  for (const auto& [id, request] : requests_) {
+    if (const auto since = request->kept_since()) kept.emplace_back(*since, id);
+  }
+  if (kept.size() <= kMostKept) return;
+  std::sort(kept.begin(), kept.end());
+  kept.resize(kept.size() - kMostKept);
+  for (const auto& [since, id] : kept) requests_.erase(id);
+}
+
+std::shared_ptr<ActiveRequest> RequestTable::FindLocked(const std::string& request_id) const {
+  const auto found = requests_.find(request_id);
+  return found == requests_.end() ? nullptr : found->second;
+}
+
+absl::StatusOr<std::shared_ptr<ActiveRequest>> RequestTable::Open(
+    const v1::GenerateRequest& message, std::shared_ptr<RequestReader> reader) {
+  const std::string id = message.request_id().empty() ? MakeRequestId() : message.request_id();
+  const ActiveRequest::Digest digest = DigestOf(message);
+  // Under the lock that Release takes, so that the request is not forgotten before it is read.
+  const auto attach = [&](std::shared_ptr<ActiveRequest> request)
+      -> absl::StatusOr<std::shared_ptr<ActiveRequest>> {
+    if (request->digest() != digest) {
+      return absl::AlreadyExistsError(
+          absl::StrCat("a request \"", id,
+                       "\" with other fields is there already; give each its own "
+                       "request_id, and the same fields to attach to one that runs"));
+    }
+    request->Attach(std::move(reader));
+    return request;
+  };
+  {
+    std::lock_guard lock(mutex_);
+    const std::shared_ptr<ActiveRequest> found = FindLocked(id);
+    if (found != nullptr && !found->failed()) return attach(found);
+  }
+  // Before the work of making tokens of a text is done for nothing.
+  const absl::Status room = engine_.CheckRoom();
+  if (!room.ok()) return room;
+  absl::StatusOr<PreparedRequest> prepared = Prepare(served_, message);
+  if (!prepared.ok()) return prepared.status();
+  auto request = std::make_shared<ActiveRequest>(served_, engine_, id, digest,
+                                                 std::chrono::seconds(message.linger_seconds()),
+                                                 *std::move(prepared));
+  {
+    std::lock_guard lock(mutex_);
+    const std::shared_ptr<ActiveRequest> found = FindLocked(id);  // one may have come meanwhile
+    if (found != nullptr && !found->failed()) return attach(found);
+    requests_[id] = request;
+    request->Attach(std::move(reader));
+  }
+  request->Start();
+  return request;
+}
+
+absl::Status RequestTable::Cancel(const std::string& request_id) {
+  std::shared_ptr<ActiveRequest> request;
+  {
+    std::lock_guard lock(mutex_);
+    request = FindLocked(request_id);
+  }
+  if (request == nullptr || request->failed()) {
+    return absl::NotFoundError(
+        absl::StrCat("no request \"", request_id.substr(0, 200), "\" is running"));
+  }
+  request->Cancel();
+  return absl::OkStatus();
+}
+
+void RequestTable::Release(const ActiveRequest& request) {
+  std::lock_guard lock(mutex_);
+  const auto found = requests_.find(request.request_id());
+  if (found == requests_.end() || found->second.get() != &request) return;
+  if (request.disposable(ActiveRequest::Clock::now())) requests_.erase(found);
+}
+
+void RequestTable::Tick(std::chrono::seconds stalled_timeout) {
+  const auto now = ActiveRequest::Clock::now();
+  std::vector<std::shared_ptr<ActiveRequest>> open;
+  {
+    std::lock_guard lock(mutex_);
+    std::erase_if(requests_, [now](const auto& entry) { return entry.second->disposable(now); });
+    for (const auto& [id, request] : requests_) open.push_back(request);
+    ForgetOldestLocked();
+  }
+  for (const std::shared_ptr<ActiveRequest>& request : open) {
+    const int ended = request->EndStalledReaders(now - stalled_timeout);
+    if (ended > 0) {
+      spdlog::warn("request {}: its client has taken nothing for {} s (--stalled-reader-timeout)",
+                   request->request_id(), stalled_timeout.count());
+    }
+  }
+}
+
+}  // namespace shardline::coordinator
