@@ -34,9 +34,10 @@ uint64_t Engine::NewRequestId() {
   return next_id_++;
 }
 
-absl::Status Engine::CheckRoom() const {
+absl::Status Engine::CheckRoom() {
   const EngineSnapshot now = Snapshot();
   if (now.waiting < options_.limits.max_queued_requests) return absl::OkStatus();
+  Post([this] { counters_.rejected += 1; });
   return absl::ResourceExhaustedError(
       absl::StrCat("the queue is full: ", now.waiting, " requests wait (--max-queued-requests ",
                    options_.limits.max_queued_requests, "); try again later"));
