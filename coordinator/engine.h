@@ -91,8 +91,8 @@ class Engine {
   /// when `reason` is OK (the sink has what it wanted).
   void Abort(uint64_t id, absl::Status reason);
   uint64_t NewRequestId();
-  /// kResourceExhausted, counted as a refusal, when the queue was full at the engine's last turn: to
-  /// be called before work is done for a request. Submit has the last word.
+  /// kResourceExhausted, counted as a refusal, when the queue was full at the engine's last turn:
+  /// to be called before work is done for a request. Submit has the last word.
   absl::Status CheckRoom();
 
   /// `epoch` names this life of a replica, and no other life of any.

@@ -109,7 +109,7 @@ def stalled_readers():
             assert len(collect(coordinator.stub.GenerateStream(healthy))[0]) == 200
             # An idle engine is not enough: what is finished may still have a reader.
             wait_for(lambda: coordinator.log_text().count("has taken nothing") >= STALLED,
-                     "all stalled readers to be let go", 60)
+                     "all stalled readers to be let go", 60 + STALLED)
             check_idle(coordinator)
             for stream in stalled:
                 try:
