@@ -20,7 +20,9 @@ double CallSeconds(const ClientOptions& options) {
 }  // namespace
 
 ExitCode RunDrain(const ClientOptions& options, const std::string& replica, bool wait) {
-  const auto stub = v1::Admin::NewStub(Connect(options.address));
+  const auto channel = Connect(options);
+  if (!channel.ok()) return ReportUsage(std::string(channel.status().message()));
+  const auto stub = v1::Admin::NewStub(*channel);
   v1::DrainRequest request;
   request.set_replica(replica);
   v1::DrainResponse ignored;
@@ -48,7 +50,9 @@ ExitCode RunDrain(const ClientOptions& options, const std::string& replica, bool
 }
 
 ExitCode RunUndrain(const ClientOptions& options, const std::string& replica) {
-  const auto stub = v1::Admin::NewStub(Connect(options.address));
+  const auto channel = Connect(options);
+  if (!channel.ok()) return ReportUsage(std::string(channel.status().message()));
+  const auto stub = v1::Admin::NewStub(*channel);
   v1::UndrainRequest request;
   request.set_replica(replica);
   v1::UndrainResponse ignored;
