@@ -36,14 +36,14 @@ def resident_bytes(pid):
 def check_idle(coordinator, seconds=30):
     now = wait_for(lambda: (s := coordinator.status()).queue.running + s.queue.waiting == 0 and s,
                    "an idle coordinator", seconds)
-    assert now.replica.kv_blocks_used == 0 and now.queue.waiting_tokens == 0, now
+    assert now.replicas[0].kv_blocks_used == 0 and now.queue.waiting_tokens == 0, now
     counted = now.counters
     assert counted.requests_accepted == counted.requests_finished + counted.requests_cancelled, now
     return counted
 
 
 def serving(coordinator):
-    wait_for(lambda: coordinator.status().replica.state == SERVING, "the replica to serve")
+    wait_for(lambda: coordinator.status().replicas[0].state == SERVING, "the replica to serve")
 
 
 def cancels():

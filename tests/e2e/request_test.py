@@ -117,7 +117,7 @@ def cancelling(cluster):
     assert last.usage.completion_tokens == len(head.token_ids) + len(tokens) < 1500, last
     code, text, _ = error_of(lambda: cluster.stub.Cancel(pb.CancelRequest(request_id="nobody")))
     assert code == CODE.NOT_FOUND and '"nobody"' in text, (code, text)
-    assert idle(cluster).replica.kv_blocks_used == 0
+    assert idle(cluster).replicas[0].kv_blocks_used == 0
 
 
 def endings(cluster):
