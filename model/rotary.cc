@@ -1,6 +1,5 @@
 #include "model/rotary.h"
 
-#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <string>
@@ -23,11 +22,13 @@ absl::StatusOr<std::vector<float>> FrequenciesFromConfig(const JsonAccess& confi
                                                          const char* kind) {
   std::string key = config.Has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   const nlohmann::json* object = config.Find(key);
-  if (object != nullptr && kind != nullptr && object->is_object() && object->contains(kind)) {
-    object = &(*object)[kind];
+  if (object != nullptr && !object->is_object()) return config.Error(key, "an object");
+  if (object != nullptr && kind != nullptr && object->contains(kind)) {
+    const JsonAccess kinds(*object, absl::StrCat(config.origin(), ": ", key));
+    object = kinds.Find(kind);
+    if (object == nullptr || !object->is_object()) return kinds.Error(kind, "an object");
     absl::StrAppend(&key, ": ", kind);
   }
-  if (object != nullptr && !object->is_object()) return config.Error(key, "an object");
   const nlohmann::json none = nlohmann::json::object();
   const JsonAccess rope(object != nullptr ? *object : none,
                         absl::StrCat(config.origin(), ": ", key));
@@ -40,9 +41,7 @@ absl::StatusOr<std::vector<float>> FrequenciesFromConfig(const JsonAccess& confi
   const absl::StatusOr<double> partial = read("partial_rotary_factor", 1e-6, 1, defaults.partial);
   if (!theta.ok()) return theta.status();
   if (!partial.ok()) return partial.status();
-  constexpr int64_t kMostHeadDim = 1 << 20;  // model::Validate() knows the real bound
-  const auto rotated =
-      static_cast<int64_t>(static_cast<double>(std::min(head_dim, kMostHeadDim)) * *partial);
+  const auto rotated = static_cast<int64_t>(static_cast<double>(head_dim) * *partial);
   std::vector<float> frequencies = InverseFrequencies(*theta, rotated / 2 * 2);
   const absl::Status scaled = ScaleFrequencies(rope, frequencies);
   if (!scaled.ok()) return scaled;

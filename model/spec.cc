@@ -8,15 +8,7 @@
 namespace shardline::model {
 namespace {
 
-// Far beyond any model; they keep every product of sizes within int64.
-constexpr int64_t kMaxVocabulary = 1 << 24;
-constexpr int64_t kMaxHidden = 1 << 20;
-constexpr int64_t kMaxFeedForward = 1 << 22;
-constexpr int kMaxExperts = 1 << 14;
 constexpr int64_t kMaxExpertsOfAllLayers = 1 << 17;
-constexpr int kMaxHeads = 1 << 14;
-constexpr int64_t kMaxHeadDim = 1 << 13;
-constexpr int64_t kMaxPositions = 1 << 28;
 
 absl::Status CheckSize(const char* what, int64_t value, int64_t most) {
   if (value >= 1 && value <= most) return absl::OkStatus();

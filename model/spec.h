@@ -84,7 +84,16 @@ struct ModelSpec {
   int64_t KvWindow() const;
 };
 
+// Bounds of what a file may state: far beyond any model, and such that no product of sizes
+// overflows.
 constexpr int kMaxLayers = 4096;
+constexpr int64_t kMaxVocabulary = 1 << 24;
+constexpr int64_t kMaxHidden = 1 << 20;
+constexpr int64_t kMaxFeedForward = 1 << 22;
+constexpr int kMaxExperts = 1 << 14;
+constexpr int kMaxHeads = 1 << 14;
+constexpr int64_t kMaxHeadDim = 1 << 13;
+constexpr int64_t kMaxPositions = 1 << 28;
 
 /// kInvalidArgument naming the field when a size is not positive or inconsistent (heads not a
 /// multiple of kv_heads, odd rotary size, a product that overflows).

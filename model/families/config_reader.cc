@@ -66,14 +66,15 @@ std::vector<int32_t> ConfigReader::Tokens(const std::string& key, int64_t vocabu
 ModelSpec SpecFromConfig(ConfigReader& read, const RotaryDefaults& rotary) {
   ModelSpec spec;
   spec.architecture = read.Text("model_type", "");
-  spec.vocabulary = read.Int("vocab_size");
-  spec.hidden = read.Int("hidden_size");
+  spec.vocabulary = read.Size("vocab_size", kMaxVocabulary);
+  spec.hidden = read.Size("hidden_size", kMaxHidden);
   spec.layers.resize(read.Layers("num_hidden_layers"));
-  spec.heads = read.Count("num_attention_heads");
-  spec.kv_heads = read.CountOr("num_key_value_heads", spec.heads);
-  spec.head_dim = read.IntOr("head_dim", std::max<int64_t>(1, spec.hidden / spec.heads));
-  spec.feed_forward = read.Int("intermediate_size");
-  spec.max_positions = read.IntOr("max_position_embeddings", 2048);
+  spec.heads = read.Count("num_attention_heads", kMaxHeads);
+  spec.kv_heads = read.CountOr("num_key_value_heads", kMaxHeads, spec.heads);
+  spec.head_dim =
+      read.SizeOr("head_dim", kMaxHeadDim, std::max<int64_t>(1, spec.hidden / spec.heads));
+  spec.feed_forward = read.Size("intermediate_size", kMaxFeedForward);
+  spec.max_positions = read.SizeOr("max_position_embeddings", kMaxPositions, 2048);
   spec.norm_epsilon = read.Number("rms_norm_eps", 0, 1, 1e-6);
   spec.activation = read.Activation("hidden_act", "silu");
   spec.tied_embeddings = read.Bool("tie_word_embeddings", false);
@@ -92,8 +93,8 @@ absl::StatusOr<std::vector<float>> FrequenciesFromGguf(const JsonAccess& metadat
                                                        int64_t head_dim) {
   const absl::StatusOr<double> theta =
       metadata.NumberOr(prefix + "rope.freq_base", 1e-3, 1e12, 10000.0);
-  const absl::StatusOr<int64_t> rotated = metadata.IntOr(
-      prefix + "rope.dimension_count", 2, 1 << 20, std::min<int64_t>(head_dim, 1 << 20));
+  const absl::StatusOr<int64_t> rotated =
+      metadata.IntOr(prefix + "rope.dimension_count", 2, kMaxHeadDim, head_dim);
   const absl::StatusOr<std::string> type = metadata.StringOr(prefix + "rope.scaling.type", "none");
   const absl::StatusOr<double> factor =
       metadata.NumberOr(prefix + "rope.scaling.factor", 1e-3, 1e6, 1.0);
@@ -136,14 +137,14 @@ ModelSpec SpecFromGguf(ConfigReader& read, const Checkpoint& checkpoint,
     return spec;
   }
   spec.vocabulary = embedding->shape[0];
-  spec.hidden = read.Int(prefix + "embedding_length");
+  spec.hidden = read.Size(prefix + "embedding_length", kMaxHidden);
   spec.layers.resize(read.Layers(prefix + "block_count"));
-  spec.heads = read.Count(prefix + "attention.head_count");
-  spec.kv_heads = read.CountOr(prefix + "attention.head_count_kv", spec.heads);
-  spec.head_dim =
-      read.IntOr(prefix + "attention.key_length", std::max<int64_t>(1, spec.hidden / spec.heads));
-  spec.feed_forward = read.IntOr(prefix + "feed_forward_length", 0);
-  spec.max_positions = read.Int(prefix + "context_length");
+  spec.heads = read.Count(prefix + "attention.head_count", kMaxHeads);
+  spec.kv_heads = read.CountOr(prefix + "attention.head_count_kv", kMaxHeads, spec.heads);
+  spec.head_dim = read.SizeOr(prefix + "attention.key_length", kMaxHeadDim,
+                              std::max<int64_t>(1, spec.hidden / spec.heads));
+  spec.feed_forward = read.IntOr(prefix + "feed_forward_length", kMaxFeedForward, 0);
+  spec.max_positions = read.Size(prefix + "context_length", kMaxPositions);
   spec.norm = read.access().Has(prefix + "attention.layer_norm_epsilon") ? NormKind::kLayer
                                                                          : NormKind::kRms;
   spec.norm_epsilon =
@@ -159,12 +160,13 @@ ModelSpec SpecFromGguf(ConfigReader& read, const Checkpoint& checkpoint,
   spec.rotary_inverse_frequency = {
       read.Take(FrequenciesFromGguf(read.access(), checkpoint, prefix, spec.head_dim),
                 std::vector<float>(1))};
-  spec.mixture.experts = read.CountOr(prefix + "expert_count", 0);
+  spec.mixture.experts = static_cast<int>(read.IntOr(prefix + "expert_count", kMaxExperts, 0));
   if (spec.mixture.experts > 0) {
-    spec.mixture.experts_per_token = read.Count(prefix + "expert_used_count");
+    spec.mixture.experts_per_token = read.Count(prefix + "expert_used_count", kMaxExperts);
     spec.mixture.feed_forward =
-        read.IntOr(prefix + "expert_feed_forward_length", spec.feed_forward);
-    spec.mixture.shared_feed_forward = read.IntOr(prefix + "expert_shared_feed_forward_length", 0);
+        read.IntOr(prefix + "expert_feed_forward_length", kMaxFeedForward, spec.feed_forward);
+    spec.mixture.shared_feed_forward =
+        read.IntOr(prefix + "expert_shared_feed_forward_length", kMaxFeedForward, 0);
     for (LayerSpec& layer : spec.layers) layer.mixture = true;
   }
   return spec;

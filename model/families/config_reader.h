@@ -17,23 +17,28 @@ class ConfigReader {
  public:
   explicit ConfigReader(const JsonAccess& access) : access_(access) {}
 
-  int64_t Int(const std::string& key) { return Take(access_.Int(key, 1, kMost), int64_t{1}); }
-  int64_t IntOr(const std::string& key, int64_t otherwise) {
-    return Take(access_.IntOr(key, 0, kMost, otherwise), int64_t{1});
+  /// A size in [1, most], which must be there, and one that need not be.
+  int64_t Size(const std::string& key, int64_t most) {
+    return Take(access_.Int(key, 1, most), int64_t{1});
   }
-  /// A count, which fits an int.
-  int Count(const std::string& key) {
-    return static_cast<int>(Take(access_.Int(key, 1, INT32_MAX), int64_t{1}));
+  int64_t SizeOr(const std::string& key, int64_t most, int64_t otherwise) {
+    return Take(access_.IntOr(key, 1, most, otherwise), int64_t{1});
   }
-  int CountOr(const std::string& key, int64_t otherwise) {
-    return static_cast<int>(Take(access_.IntOr(key, 0, INT32_MAX, otherwise), int64_t{1}));
+  /// Likewise for those that fit an int.
+  int Count(const std::string& key, int most) { return static_cast<int>(Size(key, most)); }
+  int CountOr(const std::string& key, int most, int otherwise) {
+    return static_cast<int>(SizeOr(key, most, otherwise));
+  }
+  /// In [0, most].
+  int64_t IntOr(const std::string& key, int64_t most, int64_t otherwise) {
+    return Take(access_.IntOr(key, 0, most, otherwise), int64_t{1});
   }
   float Number(const std::string& key, double low, double high, double otherwise) {
     return static_cast<float>(Take(access_.NumberOr(key, low, high, otherwise), otherwise));
   }
   /// Likewise, where null means "off", which is 0: `absent` is for a key that is not there at all.
-  int64_t IntOrOff(const std::string& key, int64_t absent) {
-    return access_.Holds(key) ? IntOr(key, 0) : absent;
+  int64_t IntOrOff(const std::string& key, int64_t most, int64_t absent) {
+    return access_.Holds(key) ? IntOr(key, most, 0) : absent;
   }
   float NumberOrOff(const std::string& key, double low, double high, double absent) {
     return access_.Holds(key) ? Number(key, low, high, 0) : static_cast<float>(absent);
@@ -49,9 +54,7 @@ class ConfigReader {
   std::vector<int64_t> IntList(const std::string& key);
 
   /// The number of layers, at most kMaxLayers: it sizes memory.
-  size_t Layers(const std::string& key) {
-    return static_cast<size_t>(Take(access_.Int(key, 1, kMaxLayers), int64_t{1}));
-  }
+  size_t Layers(const std::string& key) { return static_cast<size_t>(Size(key, kMaxLayers)); }
   kernels::Activation Activation(const std::string& key, const std::string& otherwise);
   /// One id or a list of ids, each in the vocabulary.
   std::vector<int32_t> Tokens(const std::string& key, int64_t vocabulary);
@@ -70,7 +73,6 @@ class ConfigReader {
   const absl::Status& status() const { return status_; }
 
  private:
-  static constexpr int64_t kMost = int64_t{1} << 40;  // Validate() knows the real bounds
   const JsonAccess& access_;
   absl::Status status_;
 };

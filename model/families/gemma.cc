@@ -34,8 +34,9 @@ absl::StatusOr<FamilyModel> DescribeGguf(const Checkpoint& checkpoint, ConfigRea
   const bool third = architecture == "gemma3";
   ModelSpec spec = SpecFromGguf(read, checkpoint, architecture);
   SetShape(spec, third);
-  AlternateWindows(spec, read.IntOr(architecture + ".attention.sliding_window", third ? 0 : 4096),
-                   third ? 6 : 2);
+  AlternateWindows(
+      spec, read.IntOr(architecture + ".attention.sliding_window", kMaxPositions, third ? 0 : 4096),
+      third ? 6 : 2);
   // The 27B models scale by another size than the head's; the format has no key for it.
   const size_t layers_of_27b = third ? 62 : 46;
   if (spec.layers.size() == layers_of_27b) {
@@ -70,11 +71,11 @@ absl::StatusOr<FamilyModel> DescribeGemma(const Checkpoint& checkpoint) {
   spec.attention_soft_cap = read.NumberOrOff("attn_logit_softcapping", 0, 1e6, third ? 0 : 50);
   spec.logit_soft_cap = read.NumberOrOff("final_logit_softcapping", 0, 1e6, third ? 0 : 30);
 
-  const int64_t window = read.IntOrOff("sliding_window", 4096);
+  const int64_t window = read.IntOrOff("sliding_window", kMaxPositions, 4096);
   const std::vector<std::string> kinds = read.TextList("layer_types", spec.layers.size());
   if (kinds.empty()) {
     AlternateWindows(spec, window,
-                     std::max<int64_t>(1, read.IntOr("sliding_window_pattern", third ? 6 : 2)));
+                     read.SizeOr("sliding_window_pattern", kMaxLayers, third ? 6 : 2));
   }
   for (size_t i = 0; i < kinds.size(); ++i) {
     spec.layers[i].window = kinds[i] == "sliding_attention" ? window : 0;
@@ -90,7 +91,7 @@ absl::StatusOr<FamilyModel> DescribeGemma(const Checkpoint& checkpoint) {
                                  none)
                      : InverseFrequencies(static_cast<double>(read.Number("rope_local_base_freq",
                                                                           1e-3, 1e12, kLocalTheta)),
-                                          std::min<int64_t>(spec.head_dim, 1 << 20) / 2 * 2));
+                                          spec.head_dim / 2 * 2));
   }
   DecoderNames names = kLlamaNames;
   names.attention_post_norm = "post_attention_layernorm";

@@ -31,15 +31,14 @@ absl::StatusOr<FamilyModel> DescribeGpt2(const Checkpoint& checkpoint) {
   const bool bigcode = spec.architecture == "gpt_bigcode";
   const bool multi_query = bigcode && read.Bool("multi_query", true);
   SetShape(spec);
-  spec.vocabulary = read.Int("vocab_size");
-  spec.hidden = read.Int("n_embd");
+  spec.vocabulary = read.Size("vocab_size", kMaxVocabulary);
+  spec.hidden = read.Size("n_embd", kMaxHidden);
   spec.layers.resize(read.Layers("n_layer"));
-  spec.heads = read.Count("n_head");
+  spec.heads = read.Count("n_head", kMaxHeads);
   spec.kv_heads = multi_query ? 1 : spec.heads;
   spec.head_dim = spec.hidden / spec.heads;
-  const int64_t inner = read.IntOr("n_inner", 0);
-  spec.feed_forward = inner > 0 ? inner : 4 * spec.hidden;
-  spec.max_positions = read.IntOr("n_positions", 1024);
+  spec.feed_forward = read.SizeOr("n_inner", kMaxFeedForward, 4 * spec.hidden);
+  spec.max_positions = read.SizeOr("n_positions", kMaxPositions, 1024);
   spec.norm_epsilon = read.Number("layer_norm_epsilon", 0, 1, 1e-5);
   spec.activation =
       read.Activation("activation_function", bigcode ? "gelu_pytorch_tanh" : "gelu_new");

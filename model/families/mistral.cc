@@ -11,10 +11,10 @@ absl::StatusOr<FamilyModel> DescribeMistral(const Checkpoint& checkpoint) {
   const bool mixtral = read.Text("model_type", "") == "mixtral";
   ModelSpec spec = SpecFromConfig(read, {.theta = mixtral ? 1e6 : 1e4});
   DecoderNames names = kLlamaNames;
-  const int64_t window = read.IntOrOff("sliding_window", mixtral ? 0 : 4096);
+  const int64_t window = read.IntOrOff("sliding_window", kMaxPositions, mixtral ? 0 : 4096);
   if (mixtral) {
-    spec.mixture.experts = read.Count("num_local_experts");
-    spec.mixture.experts_per_token = read.Count("num_experts_per_tok");
+    spec.mixture.experts = read.Count("num_local_experts", kMaxExperts);
+    spec.mixture.experts_per_token = read.Count("num_experts_per_tok", kMaxExperts);
     spec.mixture.feed_forward = spec.feed_forward;
     names.router = "block_sparse_moe.gate";
     names.experts = "block_sparse_moe.experts.";

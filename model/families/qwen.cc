@@ -10,9 +10,9 @@ namespace {
 /// list each layer's kind.
 void ReadWindows(ConfigReader& read, ModelSpec& spec) {
   if (!read.Bool("use_sliding_window", false)) return;
-  const int64_t window = read.IntOrOff("sliding_window", 4096);
+  const int64_t window = read.IntOrOff("sliding_window", kMaxPositions, 4096);
   const std::vector<std::string> kinds = read.TextList("layer_types", spec.layers.size());
-  const auto first = static_cast<size_t>(read.IntOr("max_window_layers", 28));
+  const auto first = static_cast<size_t>(read.IntOr("max_window_layers", kMaxLayers, 28));
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     const bool windowed = kinds.empty() ? i >= first : kinds[i] == "sliding_attention";
     spec.layers[i].window = windowed ? window : 0;
@@ -22,13 +22,13 @@ void ReadWindows(ConfigReader& read, ModelSpec& spec) {
 /// Every `decoder_sparse_step`-th layer is a mixture, unless it is listed as dense.
 void ReadMixture(ConfigReader& read, ModelSpec& spec) {
   // Newer files say "num_local_experts" for the same.
-  spec.mixture.experts =
-      read.Count(read.access().Has("num_local_experts") ? "num_local_experts" : "num_experts");
-  spec.mixture.experts_per_token = read.Count("num_experts_per_tok");
-  spec.mixture.feed_forward = read.Int("moe_intermediate_size");
+  spec.mixture.experts = read.Count(
+      read.access().Has("num_local_experts") ? "num_local_experts" : "num_experts", kMaxExperts);
+  spec.mixture.experts_per_token = read.Count("num_experts_per_tok", kMaxExperts);
+  spec.mixture.feed_forward = read.Size("moe_intermediate_size", kMaxFeedForward);
   spec.mixture.normalise = read.Bool("norm_topk_prob", false);
   const std::vector<int64_t> dense = read.IntList("mlp_only_layers");
-  const int64_t step = std::max<int64_t>(1, read.IntOr("decoder_sparse_step", 1));
+  const int64_t step = read.SizeOr("decoder_sparse_step", kMaxLayers, 1);
   for (int64_t i = 0; i < std::ssize(spec.layers); ++i) {
     const bool listed = std::find(dense.begin(), dense.end(), i) != dense.end();
     spec.layers[i].mixture = !listed && (i + 1) % step == 0;
@@ -53,7 +53,8 @@ absl::StatusOr<FamilyModel> DescribeQwen(const Checkpoint& checkpoint) {
   ReadWindows(read, spec);
   if (spec.architecture.ends_with("_moe")) ReadMixture(read, spec);
   if (spec.architecture == "qwen2_moe") {
-    spec.mixture.shared_feed_forward = read.Int("shared_expert_intermediate_size");
+    spec.mixture.shared_feed_forward =
+        read.Size("shared_expert_intermediate_size", kMaxFeedForward);
   }
   return DescribeDecoder(checkpoint, read, std::move(spec), kLlamaNames);
 }

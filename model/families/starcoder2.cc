@@ -21,7 +21,7 @@ absl::StatusOr<FamilyModel> DescribeStarCoder2(const Checkpoint& checkpoint) {
     spec.attention_output_bias = spec.attention_bias;
     spec.feed_forward_bias = spec.attention_bias;
     spec.tied_embeddings = read.Bool("tie_word_embeddings", true);
-    const int64_t window = read.IntOr("sliding_window", 0);
+    const int64_t window = read.IntOr("sliding_window", kMaxPositions, 0);
     for (LayerSpec& layer : spec.layers) layer.window = window;
     names.up = "mlp.c_fc";
     names.down = "mlp.c_proj";
