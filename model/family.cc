@@ -9,8 +9,8 @@
 namespace shardline::model {
 namespace {
 
-const Family* const kFamilies[] = {&kGemma, &kGpt2, &kLlama,     &kMistral,
-                                   &kPhi,   &kQwen, &kStarCoder2};
+const Family* const kFamilies[] = {&kGemma, &kGpt2, &kLlama,    &kMistral,
+                                   &kPhi,   &kQwen, &kStableLm, &kStarCoder2};
 
 }  // namespace
 

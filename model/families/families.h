@@ -10,6 +10,7 @@ extern const Family kLlama;
 extern const Family kMistral;
 extern const Family kPhi;
 extern const Family kQwen;
+extern const Family kStableLm;
 extern const Family kStarCoder2;
 
 }  // namespace shardline::model

@@ -77,6 +77,12 @@ CASES = [
     Case("qwen3_moe_all", "qwen3_moe", _sized(
         127, 36, 6, 3, 43, head_dim=8, moe_intermediate_size=19, num_experts=5,
         num_experts_per_tok=2, norm_topk_prob=True, rope_parameters=_rope(1e6)), gguf="qwen3moe"),
+    Case("stablelm", "stablelm", _sized(
+        137, 40, 5, 5, 59, use_qkv_bias=True, rope_parameters=_rope(
+            1e4, partial_rotary_factor=0.5)), gguf="stablelm", older="type"),
+    Case("stablelm_parallel", "stablelm", _sized(
+        139, 48, 6, 2, 61, use_parallel_residual=True, rope_parameters=_rope(
+            1e4, partial_rotary_factor=0.25)), gguf="stablelm"),
     Case("gemma2", "gemma2", _sized(
         137, 36, 6, 3, 53, head_dim=8, sliding_window=WINDOW, query_pre_attn_scalar=8,
         attn_logit_softcapping=5.0, final_logit_softcapping=9.0, rope_parameters=_rope(1e4)),

@@ -17,7 +17,8 @@ STARTS_AT_ONE = ("gemma2", "gemma3")
 # but not all of the metadata.
 NOT_READ_BACK = ("starcoder", "phi2")
 TENSORS_ONLY = ("gpt2", "starcoder2_all", "llama3", "deepseek_coder",
-                "qwen3", "qwen2_moe", "qwen3_moe_all", "gemma2", "gemma3")
+                "qwen3", "qwen2_moe", "qwen3_moe_all", "gemma2", "gemma3", "stablelm",
+                "stablelm_parallel")
 
 
 def _metadata(writer, case, config, tensors):
@@ -54,6 +55,8 @@ def _metadata(writer, case, config, tensors):
         writer.add_rope_scaling_factor(rope["factor"])
     if rope["rope_type"] == "llama3":
         tensors["rope_freqs.weight"] = _divisors(rope, head_dim)
+    if case.gguf == "stablelm":
+        writer.add_parallel_residual(config.use_parallel_residual)
     if case.gguf in STARTS_AT_ONE:
         writer.add_sliding_window(config.sliding_window)
     if case.gguf == "gemma2":
