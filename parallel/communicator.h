@@ -9,8 +9,12 @@
 namespace shardline::parallel {
 
 /// A group of ranks that exchange data: the one virtual interface on the compute path. All ranks of
-/// the group make the same collective calls in the same order, from one thread each. On CUDA the
-/// calls enqueue on the rank's stream and never synchronise.
+/// the group make the same collective calls in the same order, from one thread each.
+///
+/// Data of a call lies all in host memory or all in device memory; on a CPU these are one. On CUDA a
+/// call with device memory (NCCL) is enqueued on the rank's stream and never waits: `data` may be
+/// used by what is enqueued next, and failures end the process. A call with host memory (tokens,
+/// candidates, counts) is done when it returns, as on a CPU, and is in no order with the stream.
 ///
 /// Sums add the ranks' contributions in rank order, element by element, whatever the size: a row's
 /// sum does not depend on how many rows travel with it, and all ranks get the same bits.
