@@ -222,6 +222,9 @@ void AddUpFlags(CLI::App& app, UpOptions& up) {
   AddFlag(app, "enable-expert-parallel", up.enable_expert_parallel,
           "Mixture of experts: whole experts, placed over a stage's ranks");
   AddOption(app, "listen", up.listen, "HOST:PORT for clients; port 0: a free one");
+  AddOption(app, "device", up.device,
+            "cpu, cuda (one rank a GPU), or auto: GPUs if this build and this host have any")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   AddOption(app, "threads", up.threads, "Compute threads a rank; 0: the CPUs shared out")
       ->check(CLI::Range(0, 1024));
   AddOption(app, "start-timeout", up.start_timeout, "Seconds until it must serve")

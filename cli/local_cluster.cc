@@ -164,8 +164,8 @@ absl::Status LocalCluster::StartRanks(int index) {
   }
   start.command.insert(
       start.command.end(),
-      {programs_.worker, "--coordinator", address_, "--replica", absl::StrCat(index), "--threads",
-       absl::StrCat(options_.threads), "--ranks-on-host",
+      {programs_.worker, "--coordinator", address_, "--replica", absl::StrCat(index), "--device",
+       options_.device, "--threads", absl::StrCat(options_.threads), "--ranks-on-host",
        absl::StrCat(options_.World() * options_.replicas), "--log-level", options_.log_level});
   // Else they would take them from the environment, which may say less than our flags.
   start.command.insert(start.command.end(),

@@ -16,6 +16,7 @@ struct UpOptions {
   int pipeline_parallel_size = 1;
   int data_parallel_size = 1;
   bool enable_expert_parallel = false;
+  std::string device = "cpu";
   int threads = 0;          // of a rank; 0: the CPUs shared among the ranks
   int start_timeout = 600;  // seconds until serving
   int drain_timeout = 30;

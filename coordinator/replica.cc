@@ -117,6 +117,7 @@ absl::StatusOr<uint64_t> Replica::Attach(const v1::Hello& hello,
         absl::StrCat("rank ", hello.rank(), " of this launch is attached already"));
   }
   rank = Rank{};
+  if (hello.rank() == 0) group_id_ = hello.group_id();
   rank.stream = std::move(stream);
   rank.status.set_rank(hello.rank());
   rank.status.set_attached(true);
@@ -146,6 +147,7 @@ void Replica::AdvanceLocked() {
     *message->mutable_load() = options_.load;
     v1::LoadPlan& load = *message->mutable_load();
     load.set_epoch(epoch_);
+    load.set_group_id(group_id_);
     load.set_pipeline_parallel_size(layout_.pp);
     load.set_data_parallel_size(layout_.dp);
     load.set_tensor_parallel_size(layout_.tp);

@@ -104,6 +104,7 @@ class Replica : public std::enable_shared_from_this<Replica> {
   parallel::Layout layout_;  // of this life
   bool draining_ = false;
   std::string launch_id_;
+  std::string group_id_;  // rank 0's, of ranks without MPI
   std::vector<Rank> ranks_;
   uint32_t kv_blocks_ = 0;
   std::string last_error_;

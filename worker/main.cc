@@ -14,12 +14,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/device.h"
+#include "parallel/device_groups.h"
 #include "parallel/mpi_communicator.h"
 #include "worker/control_client.h"
 #include "worker/rank.h"
 
 namespace {
 
+using shardline::kernels::Device;
 using shardline::parallel::Communicator;
 using shardline::parallel::MpiSession;
 
@@ -31,10 +33,87 @@ constexpr int kExitFailed = 7;
 // How long the other ranks get to follow before this one leaves without them.
 constexpr auto kLeaveTimeout = std::chrono::seconds(3);
 
-int RanksOnHost() {
-  const char* text = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-  const int ranks = text == nullptr ? 1 : std::atoi(text);
-  return ranks < 1 ? 1 : ranks;
+int FromEnvironment(const char* name, int otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::atoi(text);
+}
+int RanksOnHost() { return std::max(1, FromEnvironment("OMPI_COMM_WORLD_LOCAL_SIZE", 1)); }
+int RankOnHost() { return std::max(0, FromEnvironment("OMPI_COMM_WORLD_LOCAL_RANK", 0)); }
+
+/// Where and with whom this rank computes.
+struct Place {
+  std::string device = "cpu";
+  bool fast_products = false;
+  int threads = 0;
+  int ranks_on_host = 0;
+  std::string bootstrap = "mpi";
+  int rank = -1;  // without MPI
+  int world_size = 0;
+
+  bool with_mpi() const { return bootstrap == "mpi"; }
+};
+
+void AddPlaceFlags(CLI::App& app, Place& place) {
+  app.add_option("--device", place.device,
+                 "cpu, cuda, or auto: the GPU if this build and this host have one")
+      ->envname("SHARDLINE_DEVICE")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  app.add_flag("--fast-products", place.fast_products,
+               "On a GPU, long steps through cuBLASLt: faster, but the same request may give other "
+               "tokens in other company")
+      ->envname("SHARDLINE_FAST_PRODUCTS");
+  app.add_option("--threads", place.threads,
+                 "Compute threads of this rank; 0: the host's CPUs shared among its ranks")
+      ->envname("SHARDLINE_THREADS")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--ranks-on-host", place.ranks_on_host,
+                 "Ranks that share this host's CPUs, GPUs and memory; 0: those of this launch")
+      ->envname("SHARDLINE_RANKS_ON_HOST")
+      ->check(CLI::Range(0, 65536))
+      ->capture_default_str();
+  app.add_option("--bootstrap", place.bootstrap,
+                 "How ranks meet: mpi (mpirun starts them), or coordinator (any supervisor starts "
+                 "them, with --rank and --world-size; GPUs only)")
+      ->envname("SHARDLINE_BOOTSTRAP")
+      ->check(CLI::IsMember({"mpi", "coordinator"}))
+      ->capture_default_str();
+  app.add_option("--rank", place.rank, "This rank's number, with --bootstrap=coordinator")
+      ->envname("SHARDLINE_RANK");
+  app.add_option("--world-size", place.world_size,
+                 "Ranks of the replica, with --bootstrap=coordinator")
+      ->envname("SHARDLINE_WORLD_SIZE");
+}
+
+absl::Status CheckPlace(const Place& place) {
+  if (place.with_mpi()) return absl::OkStatus();
+  if (place.device != "cuda") {
+    return absl::InvalidArgumentError(
+        "--bootstrap=coordinator needs --device=cuda: ranks on CPUs talk over MPI");
+  }
+  if (place.world_size < 1 || place.rank < 0 || place.rank >= place.world_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--bootstrap=coordinator needs --world-size above 0 and --rank below it; found ",
+        "--rank=", place.rank, " --world-size=", place.world_size));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const Place& place) {
+  shardline::kernels::DeviceOptions options;
+  options.threads = place.threads;
+  options.processes = place.ranks_on_host > 0 ? place.ranks_on_host : RanksOnHost();
+  options.ordinal = RankOnHost();
+  options.fast_products = place.fast_products;
+  if (place.device != "cpu") {
+    options.kind = shardline::kernels::DeviceKind::kCuda;
+    absl::StatusOr<std::unique_ptr<Device>> device = Device::Create(options);
+    if (device.ok() || place.device == "cuda") return device;
+    spdlog::info("computing on the CPU: {}", std::string(device.status().message()));
+  }
+  options.kind = shardline::kernels::DeviceKind::kCpu;
+  return Device::Create(options);
 }
 
 /// Rank 0's choice, told to all.
@@ -63,8 +142,7 @@ int main(int argc, char** argv) {
   std::string log_level = "info";
   std::string replica = "0";
   shardline::parallel::Layout layout{0, 0, 0};  // 0: not given
-  int ranks_on_host = 0;
-  int threads = 0;
+  Place place;
   int attach_timeout = 60;
   shardline::security::ClientSecurity security;
   CLI::App app(
@@ -73,11 +151,7 @@ int main(int argc, char** argv) {
   app.add_option("--coordinator", coordinator, "The coordinator's HOST:PORT")
       ->envname("SHARDLINE_COORDINATOR")
       ->capture_default_str();
-  app.add_option("--threads", threads,
-                 "Compute threads of this rank; 0: the host's CPUs shared among its ranks")
-      ->envname("SHARDLINE_THREADS")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  AddPlaceFlags(app, place);
   app.add_option("--attach-timeout", attach_timeout, "Seconds to look for the coordinator")
       ->envname("SHARDLINE_ATTACH_TIMEOUT")
       ->check(CLI::Range(1, 86400))
@@ -96,11 +170,6 @@ int main(int argc, char** argv) {
   size("tensor", layout.tp);
   size("pipeline", layout.pp);
   size("data", layout.dp);
-  app.add_option("--ranks-on-host", ranks_on_host,
-                 "Ranks that share this host's CPUs and memory; 0: those of this launch")
-      ->envname("SHARDLINE_RANKS_ON_HOST")
-      ->check(CLI::Range(0, 65536))
-      ->capture_default_str();
   const auto file = [&app](const std::string& name, std::string& value, const std::string& help) {
     std::string variable = "SHARDLINE_" + name;
     for (char& c : variable) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
@@ -127,36 +196,55 @@ int main(int argc, char** argv) {
   }
   std::signal(SIGPIPE, SIG_IGN);
 
-  absl::StatusOr<std::unique_ptr<MpiSession>> session = MpiSession::Start(&argc, &argv);
-  if (!session.ok()) {
-    std::cerr << "error: " << session.status().message() << std::endl;
-    return kExitFailed;
+  if (const absl::Status valid = CheckPlace(place); !valid.ok()) {
+    std::cerr << "error: " << valid.message() << std::endl;
+    return kExitUsage;
   }
-  absl::StatusOr<std::unique_ptr<Communicator>> world = (*session)->World();
-  if (!world.ok()) {
-    std::cerr << "error: " << world.status().message() << std::endl;
-    (*session)->Abort(kExitFailed);
+  std::unique_ptr<MpiSession> session;
+  std::unique_ptr<Communicator> world;
+  if (place.with_mpi()) {
+    absl::StatusOr<std::unique_ptr<MpiSession>> started = MpiSession::Start(&argc, &argv);
+    if (!started.ok()) {
+      std::cerr << "error: " << started.status().message() << std::endl;
+      return kExitFailed;
+    }
+    session = *std::move(started);
+    absl::StatusOr<std::unique_ptr<Communicator>> ranks = session->World();
+    if (!ranks.ok()) {
+      std::cerr << "error: " << ranks.status().message() << std::endl;
+      session->Abort(kExitFailed);
+    }
+    world = *std::move(ranks);
+    place.rank = world->rank();
+    place.world_size = world->size();
   }
   spdlog::set_default_logger(
-      spdlog::stderr_color_mt(absl::StrCat("rank ", (*world)->rank(), "/", (*world)->size())));
+      spdlog::stderr_color_mt(absl::StrCat("rank ", place.rank, "/", place.world_size)));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %n: %v");
   spdlog::set_level(spdlog::level::from_str(log_level));
   const auto fail = [&session](const absl::Status& status, int exit_code) {
     spdlog::error("{}", std::string(status.message()));
-    (*session)->Abort(exit_code);
+    if (session != nullptr) session->Abort(exit_code);
+    std::_Exit(exit_code);
   };
 
-  if (ranks_on_host == 0) ranks_on_host = RanksOnHost();
-  shardline::worker::RankOptions options{.ranks_on_host = ranks_on_host, .replica = replica};
+  shardline::worker::RankOptions options{.replica = replica};
   if (layout.pp + layout.dp + layout.tp > 0) {
     options.layout = {std::max(1, layout.pp), std::max(1, layout.dp), std::max(1, layout.tp)};
   }
-  absl::StatusOr<std::unique_ptr<shardline::kernels::Device>> device =
-      shardline::kernels::Device::Create(
-          {shardline::kernels::DeviceKind::kCpu, threads, ranks_on_host});
+  const absl::StatusOr<std::unique_ptr<Device>> device = CreateDevice(place);
   if (!device.ok()) fail(device.status(), kExitFailed);
-  const absl::StatusOr<std::string> id = AgreeOnLaunchId(launch_id, **world);
-  if (!id.ok()) fail(id.status(), kExitFailed);
+  if (world != nullptr) {
+    absl::StatusOr<std::unique_ptr<Communicator>> groups =
+        shardline::parallel::ForDevice(**device, std::move(world), {});
+    if (!groups.ok()) fail(groups.status(), kExitFailed);
+    world = *std::move(groups);
+    const absl::StatusOr<std::string> id = AgreeOnLaunchId(launch_id, *world);
+    if (!id.ok()) fail(id.status(), kExitFailed);
+    launch_id = *id;
+  } else if (launch_id.empty()) {
+    launch_id = "bootstrap by the coordinator";  // which tells epochs apart by itself
+  }
   absl::StatusOr<std::unique_ptr<shardline::worker::ControlClient>> client =
       shardline::worker::ControlClient::Connect(coordinator, security,
                                                 std::chrono::seconds(attach_timeout));
@@ -166,15 +254,18 @@ int main(int argc, char** argv) {
   }
   (*client)->NotifyEnd([](const absl::Status&) { LeaveLater(kExitCoordinatorLost); });
 
-  options.launch_id = *id;
-  const absl::Status ended = shardline::worker::RunRank(options, **device, **world, **client);
+  options.launch_id = launch_id;
+  const absl::Status ended = world != nullptr
+                                 ? shardline::worker::RunRank(options, **device, *world, **client)
+                                 : shardline::worker::RunRankWithoutMpi(
+                                       options, **device, place.rank, place.world_size, **client);
   if (!ended.ok()) {
     fail(ended,
          ended.code() == absl::StatusCode::kUnavailable ? kExitCoordinatorLost : kExitFailed);
   }
   LeaveLater(0);  // should another rank not come to MPI's farewell
   client->reset();
-  world->reset();
-  session->reset();
+  world.reset();
+  session.reset();
   return 0;
 }

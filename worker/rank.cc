@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "model/checkpoint.h"
 #include "model/family.h"
 #include "model/weights.h"
+#include "parallel/device_groups.h"
 #include "worker/kv_memory.h"
 #include "worker/step_runner.h"
 #include "worker/weights_loader.h"
@@ -62,10 +64,21 @@ class Rank {
  public:
   Rank(const RankOptions& options, kernels::Device& device, parallel::Communicator& world,
        ControlClient& client)
-      : options_(options), device_(device), world_(world), client_(client) {}
+      : options_(options),
+        device_(device),
+        rank_(world.rank()),
+        world_size_(world.size()),
+        client_(client),
+        world_(&world) {}
+  /// Without MPI: the world is formed when the load plan comes.
+  Rank(const RankOptions& options, kernels::Device& device, int rank, int world_size,
+       ControlClient& client)
+      : options_(options), device_(device), rank_(rank), world_size_(world_size), client_(client) {}
 
   absl::Status Run() {
-    absl::Status status = client_.Send(Hello());
+    const absl::StatusOr<v1::WorkerMessage> hello = Hello();
+    if (!hello.ok()) return hello.status();
+    absl::Status status = client_.Send(*hello);
     client_.StartHeartbeat([this] {
       v1::Heartbeat beat;
       beat.set_busy_microseconds(busy_microseconds_);
@@ -102,15 +115,15 @@ class Rank {
   }
 
  private:
-  v1::WorkerMessage Hello() const {
+  absl::StatusOr<v1::WorkerMessage> Hello() const {
     char host[256] = "unknown";
     gethostname(host, sizeof(host) - 1);
     v1::WorkerMessage message;
     v1::Hello& hello = *message.mutable_hello();
     hello.set_protocol_version(kProtocolVersion);
     hello.set_launch_id(options_.launch_id);
-    hello.set_rank(world_.rank());
-    hello.set_world_size(world_.size());
+    hello.set_rank(rank_);
+    hello.set_world_size(world_size_);
     hello.set_host(host);
     hello.set_device(device_.Description());
     hello.set_pid(getpid());
@@ -121,11 +134,20 @@ class Rank {
       hello.set_data_parallel_size(options_.layout->dp);
       hello.set_tensor_parallel_size(options_.layout->tp);
     }
+    if (world_ == nullptr && rank_ == 0) {
+      const absl::StatusOr<parallel::NcclId> id = parallel::MakeGroupId();
+      if (!id.ok()) return id.status();
+      hello.set_group_id(id->data(), id->size());
+    }
     return message;
   }
 
   absl::Status Load(const v1::LoadPlan& plan) {
     if (checkpoint_ != nullptr) return absl::InternalError("told to load twice");
+    if (world_ == nullptr) {
+      const absl::Status met = MeetWithoutMpi(plan);
+      if (!met.ok()) return met;
+    }
     plan_ = plan;
     const auto start = Clock::now();
     const parallel::Layout layout{static_cast<int>(plan.pipeline_parallel_size()),
@@ -135,10 +157,10 @@ class Rank {
     absl::Status valid = parallel::Validate(layout);
     if (valid.ok()) valid = CheckSizes(plan);
     if (!valid.ok()) return valid;
-    if (layout.world() != world_.size()) {
+    if (layout.world() != world_size_) {
       return absl::InvalidArgumentError(absl::StrCat("load plan: ", layout.ToString(), " is for ",
                                                      layout.world(), " ranks, and this launch has ",
-                                                     world_.size()));
+                                                     world_size_));
     }
     const absl::StatusOr<WeightFormat> format = ParseWeightFormat(plan.dtype());
     if (!format.ok()) return format.status();
@@ -165,13 +187,13 @@ class Rank {
     const parallel::ModelDims dims = model::DimsOf(spec_, model::FeedForwardGranularity(*weights));
     absl::StatusOr<std::vector<parallel::RankShard>> shards = parallel::PlanShards(dims, layout);
     if (!shards.ok()) return shards.status();
-    shard_ = (*shards)[world_.rank()];
+    shard_ = (*shards)[rank_];
     absl::StatusOr<std::unique_ptr<parallel::Communicator>> group =
-        world_.Split(shard_.place.pp * layout.dp + shard_.place.dp);
+        world_->Split(shard_.place.pp * layout.dp + shard_.place.dp);
     if (!group.ok()) return group.status();
     tensor_group_ = *std::move(group);
     if (layout.dp > 1) {
-      group = world_.Split(shard_.place.pp);
+      group = world_->Split(shard_.place.pp);
       if (!group.ok()) return group.status();
       stage_group_ = *std::move(group);
     }
@@ -185,6 +207,22 @@ class Rank {
                  static_cast<int>(shard_.attention.kv_heads.size()),
                  static_cast<int>(spec_.head_dim), static_cast<int>(plan.block_size()), *kv_dtype};
     return ReportLoaded(SecondsSince(start));
+  }
+
+  absl::Status MeetWithoutMpi(const v1::LoadPlan& plan) {
+    parallel::NcclId id;
+    if (plan.group_id().size() != id.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("load plan: a group id of ", plan.group_id().size(), " bytes, not ",
+                       id.size(), "; all ranks need --bootstrap=coordinator"));
+    }
+    std::memcpy(id.data(), plan.group_id().data(), id.size());
+    absl::StatusOr<std::unique_ptr<parallel::Communicator>> world =
+        parallel::ConnectWithoutMpi(device_, id, rank_, world_size_, {});
+    if (!world.ok()) return world.status();
+    own_world_ = *std::move(world);
+    world_ = own_world_.get();
+    return absl::OkStatus();
   }
 
   void ReportProgress(int64_t loaded, int64_t total) {
@@ -202,7 +240,7 @@ class Rank {
   absl::Status ReportLoaded(double seconds) {
     const absl::StatusOr<int64_t> blocks = PlanKvBlocks(
         geometry_, static_cast<int64_t>(plan_.kv_cache_bytes()), device_.AvailableMemory(),
-        options_.ranks_on_host, plan_.max_num_seqs(), plan_.max_model_len());
+        device_.sharers(), plan_.max_num_seqs(), plan_.max_model_len());
     if (!blocks.ok()) return blocks.status();
     kv_blocks_ = *blocks;
     v1::WorkerMessage message;
@@ -231,7 +269,7 @@ class Rank {
     options.kv_blocks = start.kv_blocks();
     options.kv_dtype = geometry_.dtype;
     absl::StatusOr<std::unique_ptr<StepRunner>> runner = StepRunner::Create(
-        device_, spec_, shard_, *std::move(weights_), options, world_,
+        device_, spec_, shard_, *std::move(weights_), options, *world_,
         {*tensor_group_, stage_group_ != nullptr ? *stage_group_ : *tensor_group_});
     if (!runner.ok()) return runner.status();
     weights_.reset();
@@ -263,8 +301,11 @@ class Rank {
 
   const RankOptions options_;
   kernels::Device& device_;
-  parallel::Communicator& world_;
+  const int rank_;
+  const int world_size_;
   ControlClient& client_;
+  std::unique_ptr<parallel::Communicator> own_world_;  // without MPI
+  parallel::Communicator* world_ = nullptr;            // null: not met yet
 
   v1::LoadPlan plan_;
   std::unique_ptr<model::Checkpoint> checkpoint_;
@@ -285,6 +326,11 @@ class Rank {
 absl::Status RunRank(const RankOptions& options, kernels::Device& device,
                      parallel::Communicator& world, ControlClient& client) {
   return Rank(options, device, world, client).Run();
+}
+
+absl::Status RunRankWithoutMpi(const RankOptions& options, kernels::Device& device, int rank,
+                               int world_size, ControlClient& client) {
+  return Rank(options, device, rank, world_size, client).Run();
 }
 
 }  // namespace shardline::worker

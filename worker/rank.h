@@ -13,7 +13,6 @@ namespace shardline::worker {
 
 struct RankOptions {
   std::string launch_id;
-  int ranks_on_host = 1;
   std::string replica = "0";  // the model copy that it is a part of
   /// That copy's layout; nothing: the coordinator's.
   std::optional<parallel::Layout> layout;
@@ -24,5 +23,10 @@ struct RankOptions {
 /// is this rank's own, and the coordinator has been told.
 absl::Status RunRank(const RankOptions& options, kernels::Device& device,
                      parallel::Communicator& world, ControlClient& client);
+
+/// The same without MPI: rank 0 names the group, the coordinator tells the others, and they meet
+/// when they are told to load.
+absl::Status RunRankWithoutMpi(const RankOptions& options, kernels::Device& device, int rank,
+                               int world_size, ControlClient& client);
 
 }  // namespace shardline::worker

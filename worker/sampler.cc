@@ -26,10 +26,6 @@ struct ShardWord {
 /// Not 0 alone: the reciprocal of a tiny temperature overflows.
 bool IsGreedy(const SamplingRow& row) { return !(row.temperature >= 1e-5f); }
 
-std::span<const float> Row(kernels::Tensor logits, size_t row) {
-  return {logits.f32() + row * logits.cols, static_cast<size_t>(logits.cols)};
-}
-
 /// All ranks' words on one row, merged.
 struct MergedRow {
   float max = -kInfinity;
@@ -81,29 +77,103 @@ std::optional<Candidate> CutoffOf(const MergedRow& merged, const SamplingRow& ro
   return cutoff;
 }
 
+/// Answers questions about two tensors by one call for each. `ask(tensor, questions, answers)`;
+/// every question has `per` answers.
+template <typename Question, typename Answer, typename Shards, typename Ask>
+std::vector<Answer> AskBoth(const Shards& shards, std::span<const Question> questions, size_t per,
+                            int32_t Question::*row, const Ask& ask) {
+  std::vector<Answer> all(questions.size() * per);
+  for (const bool changed : {false, true}) {
+    std::vector<Question> mine;
+    std::vector<size_t> places;
+    for (size_t i = 0; i < questions.size(); ++i) {
+      const auto& shard = shards.rows[questions[i].*row];
+      if (shard.changed != changed) continue;
+      mine.push_back(questions[i]);
+      mine.back().*row = shard.row;
+      places.push_back(i);
+    }
+    if (mine.empty()) continue;
+    std::vector<Answer> answers(mine.size() * per);
+    ask(changed ? shards.changed : shards.logits, std::span<const Question>(mine),
+        std::span(answers));
+    for (size_t i = 0; i < places.size(); ++i) {
+      std::copy_n(answers.begin() + i * per, per, all.begin() + places[i] * per);
+    }
+  }
+  return all;
+}
+
 }  // namespace
 
-Sampler::Shards Sampler::ChangedRows(kernels::Tensor logits, std::span<const SamplingRow> rows) {
+absl::StatusOr<Sampler::Shards> Sampler::ChangedRows(kernels::Tensor logits,
+                                                     std::span<const SamplingRow> rows) {
   const auto changes = [](const SamplingRow& row) {
     return !row.changes.empty() || !row.forbidden.empty();
   };
-  const size_t columns = static_cast<size_t>(logits.cols);
-  changed_.resize(std::count_if(rows.begin(), rows.end(), changes) * columns);
-  std::span<float> free(changed_);
-  Shards shards;
+  Shards shards{logits, {}, {}};
+  for (size_t i = 0; i < rows.size(); ++i) shards.rows.push_back({false, static_cast<int32_t>(i)});
+  const int64_t count = std::count_if(rows.begin(), rows.end(), changes);
+  if (count == 0) return shards;
+  const size_t row_bytes = static_cast<size_t>(logits.cols) * sizeof(float);
+  if (changed_.bytes() < count * row_bytes) {
+    absl::StatusOr<kernels::Buffer> memory = device_.Allocate(count * row_bytes);
+    if (!memory.ok()) return memory.status();
+    changed_ = *std::move(memory);
+  }
+  shards.changed = {changed_.data(), kernels::DType::kF32, count, logits.cols};
+  copy_.resize(logits.cols);
+  int32_t next = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
-    shards.push_back(Row(logits, i));
     if (!changes(rows[i])) continue;
-    const std::span<float> copy = free.first(columns);
-    free = free.subspan(columns);
-    std::copy(shards.back().begin(), shards.back().end(), copy.begin());
-    kernels::ChangeLogits(device_, copy, vocabulary_begin_, rows[i].changes, rows[i].forbidden);
-    shards.back() = copy;
+    device_.CopyToHost(copy_.data(), logits.f32() + i * logits.cols, row_bytes);
+    absl::Status done = device_.Synchronise();
+    if (!done.ok()) return done;
+    kernels::ChangeLogits(device_, copy_, vocabulary_begin_, rows[i].changes, rows[i].forbidden);
+    device_.CopyToDevice(shards.changed.f32() + next * logits.cols, copy_.data(), row_bytes);
+    done = device_.Synchronise();  // the copy's memory is used again
+    if (!done.ok()) return done;
+    shards.rows[i] = {true, next++};
   }
   return shards;
 }
 
-absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(const Shards& logits,
+std::vector<kernels::LogitStats> Sampler::StatsOf(const Shards& shards,
+                                                  std::span<const kernels::StatsRow> questions) {
+  return AskBoth<kernels::StatsRow, kernels::LogitStats>(
+      shards, questions, 1, &kernels::StatsRow::row, [&](auto tensor, auto asked, auto answers) {
+        kernels::ComputeLogitStats(device_, tensor, asked, answers);
+      });
+}
+
+std::vector<Candidate> Sampler::BestOf(const Shards& shards, std::span<const int32_t> rows,
+                                       int count) {
+  const int per = static_cast<int>(std::min<int64_t>(count, shards.logits.cols));
+  if (per <= 0) return {};
+  struct Question {
+    int32_t row;
+  };
+  std::vector<Question> questions;
+  for (const int32_t row : rows) questions.push_back({row});
+  return AskBoth<Question, Candidate>(shards, std::span<const Question>(questions), per,
+                                      &Question::row, [&](auto tensor, auto asked, auto answers) {
+                                        std::vector<int32_t> asked_rows;
+                                        for (const Question& question : asked)
+                                          asked_rows.push_back(question.row);
+                                        kernels::TopCandidates(device_, tensor, vocabulary_begin_,
+                                                               asked_rows, per, answers);
+                                      });
+}
+
+std::vector<Candidate> Sampler::Draw(const Shards& shards,
+                                     std::span<const kernels::DrawRow> questions) {
+  return AskBoth<kernels::DrawRow, Candidate>(
+      shards, questions, 1, &kernels::DrawRow::row, [&](auto tensor, auto asked, auto answers) {
+        kernels::DrawTokens(device_, tensor, vocabulary_begin_, asked, answers);
+      });
+}
+
+absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(const Shards& shards,
                                                             std::span<const SamplingRow> rows) {
   std::vector<Candidate> cutoffs(rows.size(), kKeepAll);
   std::vector<size_t> open;
@@ -114,17 +184,20 @@ absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(const Shards& logits
   for (int64_t limit = kFirstRound; !open.empty(); limit *= 16) {
     const size_t record = sizeof(ShardWord) + limit * sizeof(Candidate);
     std::vector<std::byte> mine(open.size() * record);
+    std::vector<int32_t> asked;
+    std::vector<kernels::StatsRow> stats_of;
+    for (const size_t i : open) {
+      asked.push_back(static_cast<int32_t>(i));
+      stats_of.push_back({static_cast<int32_t>(i), 1.0f / rows[i].temperature});
+    }
+    const int64_t count = std::min(limit, shards.logits.cols);
+    const std::vector<Candidate> best = BestOf(shards, asked, static_cast<int>(count));
+    const std::vector<kernels::LogitStats> stats = StatsOf(shards, stats_of);
     for (size_t i = 0; i < open.size(); ++i) {
-      const std::span<const float> shard = logits[open[i]];
-      const int64_t size = static_cast<int64_t>(shard.size());
-      const std::vector<Candidate> best = kernels::TopCandidates(
-          device_, shard, vocabulary_begin_, static_cast<int>(std::min(limit, size)));
-      const ShardWord word = {
-          kernels::ComputeLogitStats(device_, shard, 1.0f / rows[open[i]].temperature),
-          static_cast<int32_t>(best.size()), static_cast<int64_t>(best.size()) < size};
+      const ShardWord word = {stats[i], static_cast<int32_t>(count), count < shards.logits.cols};
       std::byte* out = mine.data() + i * record;
       std::memcpy(out, &word, sizeof(word));
-      std::memcpy(out + sizeof(word), best.data(), best.size() * sizeof(Candidate));
+      std::memcpy(out + sizeof(word), best.data() + i * count, count * sizeof(Candidate));
     }
     std::vector<std::byte> all(mine.size() * group_.size());
     const absl::Status gathered = group_.AllGather(mine, all);
@@ -171,17 +244,19 @@ absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(const Shards& logits
 
 absl::StatusOr<std::vector<int32_t>> Sampler::Sample(kernels::Tensor logits,
                                                      std::span<const SamplingRow> rows) {
-  const Shards shards = ChangedRows(logits, rows);
-  const absl::StatusOr<std::vector<Candidate>> cutoffs = FindCutoffs(shards, rows);
+  const absl::StatusOr<Shards> shards = ChangedRows(logits, rows);
+  if (!shards.ok()) return shards.status();
+  const absl::StatusOr<std::vector<Candidate>> cutoffs = FindCutoffs(*shards, rows);
   if (!cutoffs.ok()) return cutoffs.status();
-  std::vector<Candidate> mine(rows.size());
+  std::vector<kernels::DrawRow> draws;
   for (size_t i = 0; i < rows.size(); ++i) {
     const SamplingRow& row = rows[i];
-    mine[i] = IsGreedy(row) ? kernels::TopCandidates(device_, shards[i], vocabulary_begin_, 1)[0]
-                            : kernels::GumbelArgmax(device_, shards[i], vocabulary_begin_,
-                                                    1.0f / row.temperature, (*cutoffs)[i], row.seed,
-                                                    row.position);
+    draws.push_back({static_cast<int32_t>(i), IsGreedy(row) ? 0.0f : 1.0f / row.temperature,
+                     (*cutoffs)[i], row.seed, row.position});
   }
+  const std::vector<Candidate> mine = Draw(*shards, draws);
+  const absl::Status drawn = device_.Synchronise();
+  if (!drawn.ok()) return drawn;
   std::vector<Candidate> all(mine.size() * group_.size());
   const absl::Status gathered =
       group_.AllGather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
@@ -209,14 +284,28 @@ absl::StatusOr<std::vector<Score>> Sampler::ScoreTokens(kernels::Tensor logits,
   for (const ScoreRow& row : rows) most = std::max(most, row.top);
   const size_t record = sizeof(Word) + most * sizeof(Candidate);
   std::vector<std::byte> mine(rows.size() * record);
+  Shards shards{logits, {}, {}};
+  std::vector<int32_t> asked;
+  std::vector<kernels::StatsRow> stats_of;
+  std::vector<float> token_logits(rows.size(), -kInfinity);
   for (size_t i = 0; i < rows.size(); ++i) {
-    const std::span<const float> shard = Row(logits, i);
+    const int32_t row = static_cast<int32_t>(i);
+    shards.rows.push_back({false, row});
+    asked.push_back(row);
+    stats_of.push_back({row, 1.0f});
     const int64_t index = int64_t{rows[i].token} - vocabulary_begin_;
-    const bool here = index >= 0 && index < static_cast<int64_t>(shard.size());
-    const Word word = {kernels::ComputeLogitStats(device_, shard, 1.0f),
-                       here ? shard[index] : -kInfinity};
-    std::vector<Candidate> best =
-        kernels::TopCandidates(device_, shard, vocabulary_begin_, rows[i].top);
+    if (index < 0 || index >= logits.cols) continue;
+    device_.CopyToHost(&token_logits[i], logits.f32() + i * logits.cols + index, sizeof(float));
+  }
+  const absl::Status copied = device_.Synchronise();
+  if (!copied.ok()) return copied;
+  const std::vector<kernels::LogitStats> stats = StatsOf(shards, stats_of);
+  const std::vector<Candidate> all_best = BestOf(shards, asked, most);
+  const int64_t found = std::min<int64_t>(most, logits.cols);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Word word = {stats[i], token_logits[i]};
+    const auto first = all_best.begin() + static_cast<int64_t>(i) * found;
+    std::vector<Candidate> best(first, first + std::min<int64_t>(found, rows[i].top));
     best.resize(most, {-kInfinity, -1});
     std::byte* out = mine.data() + i * record;
     std::memcpy(out, &word, sizeof(word));

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/device.h"
+#include "kernels/row_sampling.h"
 #include "kernels/sampling.h"
 #include "kernels/tensor.h"
 #include "parallel/communicator.h"
@@ -63,18 +64,34 @@ class Sampler {
                                                  std::span<const ScoreRow> rows);
 
  private:
-  using Shards = std::vector<std::span<const float>>;  // a row each
+  /// Rows of logits in device memory: those of the step, or a changed copy where a row has changes.
+  struct Shard {
+    bool changed = false;
+    int32_t row = 0;
+  };
+  struct Shards {
+    kernels::Tensor logits;   // [rows, vocabulary shard]
+    kernels::Tensor changed;  // [rows that have changes, vocabulary shard]
+    std::vector<Shard> rows;
+  };
 
-  /// The rows of `logits`; those that have changes as changed copies.
-  Shards ChangedRows(kernels::Tensor logits, std::span<const SamplingRow> rows);
+  absl::StatusOr<Shards> ChangedRows(kernels::Tensor logits, std::span<const SamplingRow> rows);
   /// The cut-off of every row that has top-k, top-p or min-p; others keep all tokens.
-  absl::StatusOr<std::vector<kernels::Candidate>> FindCutoffs(const Shards& logits,
+  absl::StatusOr<std::vector<kernels::Candidate>> FindCutoffs(const Shards& shards,
                                                               std::span<const SamplingRow> rows);
+  /// As the functions of kernels/row_sampling.h; a question's `row` is an index of shards.rows.
+  std::vector<kernels::LogitStats> StatsOf(const Shards& shards,
+                                           std::span<const kernels::StatsRow> questions);
+  std::vector<kernels::Candidate> BestOf(const Shards& shards, std::span<const int32_t> rows,
+                                         int count);
+  std::vector<kernels::Candidate> Draw(const Shards& shards,
+                                       std::span<const kernels::DrawRow> questions);
 
   kernels::Device& device_;
   parallel::Communicator& group_;
   const int32_t vocabulary_begin_;
-  std::vector<float> changed_;  // copies of rows that have changes
+  std::vector<float> copy_;  // of a row that changes
+  kernels::Buffer changed_;  // rows that have changes; grows once
 };
 
 }  // namespace shardline::worker

@@ -62,10 +62,10 @@ std::vector<Outcome> RunRanks(int world, const std::vector<CoordinatorMessage>& 
   std::vector<std::thread> threads;
   for (int r = 0; r < world; ++r) {
     threads.emplace_back([&, r] {
-      auto device = kernels::Device::Create({.threads = 1});
+      auto device = kernels::Device::Create({.threads = 1, .processes = world});
       ASSERT_TRUE(device.ok()) << device.status();
       ScriptedClient client(script);
-      outcomes[r].status = RunRank({"launch-7", world}, **device, *group[r], client);
+      outcomes[r].status = RunRank({"launch-7"}, **device, *group[r], client);
       for (WorkerMessage& message : client.sent) {
         if (!message.has_progress()) outcomes[r].sent.push_back(std::move(message));
       }
