@@ -65,19 +65,18 @@ if [ -n "$dev" ]; then
   install "${wanted[@]}"
 fi
 
-# The CUDA backend is not in this release; people still want to know what would be used.
+# The CUDA backend is built (preset cuda) where the toolkit and NCCL are.
 nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)
 if [ -n "$nvcc" ]; then
   release=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
   gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1 || true)
   folder=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
-  header=$(ls /usr/include/nccl.h "$folder/include/nccl.h" 2>/dev/null | head -n 1 || true)
-  library=$(ldconfig -p 2>/dev/null | grep -q libnccl.so && echo yes || true)
-  nccl=none
-  [ -z "$header$library" ] || nccl="header ${header:-none}, library ${library:-none}"
-  echo "setup: CUDA toolkit $release found (GPU and driver: ${gpu:-none}; NCCL: $nccl)," \
-    "but this release has the CPU backend only"
+  header=$(ls /usr/include/nccl.h /usr/local/include/nccl.h "$folder/include/nccl.h" 2>/dev/null | head -n 1 || true)
+  library=$(ls "$folder"/lib*/libnccl.so* 2>/dev/null | head -n 1 || true)
+  [ -n "$library" ] || library=$(ldconfig -p 2>/dev/null | sed -n 's/.*libnccl\.so[^ ]* .*=> //p' | head -n 1 || true)
+  echo "setup: CUDA toolkit $release found (GPU and driver: ${gpu:-none}; NCCL: ${header:-no header}," \
+    "${library:-no library}); cmake --workflow --preset cuda builds for it"
 else
-  echo "setup: no CUDA toolkit found; this release has the CPU backend only"
+  echo "setup: no CUDA toolkit found; the CPU backend only"
 fi
 echo "setup: complete"

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # One command from a bare machine to passed tests. Each stage is a preset of CMakePresets.json.
-#   scripts/test.sh               all that must pass: cpu and fuzz
+#   scripts/test.sh               all that must pass: cpu, fuzz and, with a CUDA toolkit, cuda
 #   scripts/test.sh --quick       the optimised build only
-#   scripts/test.sh STAGE ...     these stages, of cpu, asan, tsan and fuzz
+#   scripts/test.sh STAGE ...     these stages, of cpu, cuda, asan, tsan and fuzz
 set -euo pipefail
 cd "$(dirname "$0")/.."
-all=(cpu asan tsan fuzz)
+all=(cpu cuda asan tsan fuzz)
 case ${1:-} in
-  "") stages=(cpu fuzz) ;;
+  "")
+    stages=(cpu fuzz)
+    # Compiles and links; what it tests, it tests on the CPU.
+    if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then stages+=(cuda); fi
+    ;;
   --quick) stages=(cpu) ;;
   *) stages=("$@") ;;
 esac
@@ -58,10 +62,15 @@ for stage in "${stages[@]}"; do
   begin=$SECONDS
   echo "== $stage: configure and build"
   cmake --preset "$stage" >/dev/null
-  cmake --build "build/$stage" >"build/$stage/build.log" || { cat "build/$stage/build.log"; exit 1; }
+  targets=()
+  # What differs from the CPU's build: the kernels, and what links them.
+  [ "$stage" != cuda ] || targets=(--target shardline-worker gpu_ops_test gpu_bench)
+  cmake --build "build/$stage" "${targets[@]}" >"build/$stage/build.log" || { cat "build/$stage/build.log"; exit 1; }
+  [ "$stage" != cuda ] || scripts/check_kernels.py "build/$stage"
   built=$SECONDS
   echo "== $stage: test (built in $((built - begin)) s)"
   run=(ctest --test-dir "build/$stage" --output-on-failure --no-tests=error -j "$(nproc)")
+  [ "$stage" != cuda ] || run+=(-L cuda)
   [ "$stage" != tsan ] || run=("${fixed_layout[@]}" "${run[@]}")
   "${run[@]}"
   summary+=("$stage: built in $((built - begin)) s, tested in $((SECONDS - built)) s")

@@ -13,6 +13,11 @@ using model::Role;
 absl::StatusOr<std::unique_ptr<MixtureLayers>> MixtureLayers::Create(
     kernels::Device& device, const model::ModelSpec& spec, const parallel::RankShard& shard,
     int64_t max_tokens, parallel::Communicator& stage_group) {
+  if (!device.shares_host_memory()) {
+    return absl::UnimplementedError(
+        "a mixture of experts on a GPU: this layer still reads its routing on the host; use "
+        "--device cpu");
+  }
   std::unique_ptr<MixtureLayers> layers(new MixtureLayers(device, spec, shard));
   const model::Mixture& mixture = spec.mixture;
   const bool dispatch = !shard.experts.empty() && shard.layout.dp > 1;

@@ -273,5 +273,24 @@ TEST(Rank, WordsOutOfTurnAreErrors) {
   ExpectFailure({load, Start(8), step}, "bad step plan: slot 7 was not started");
 }
 
+/// What a rank without MPI, which does not name the group itself, says to a load plan.
+absl::Status MeetWithoutMpi(const std::string& group_id) {
+  auto device = kernels::Device::Create({.threads = 1});
+  EXPECT_TRUE(device.ok()) << device.status();
+  v1::LoadPlan plan = GoodLoad(TinyLlama().Write());
+  plan.set_group_id(group_id);
+  ScriptedClient client({Load(plan)});
+  return RunRankWithoutMpi({"launch-7"}, **device, 1, 2, client);
+}
+
+TEST(RankWithoutMpi, NeedsTheGroupsIdAndAGpu) {
+  const absl::Status missing = MeetWithoutMpi("");
+  EXPECT_EQ(missing.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(missing.message().find("group id of 0 bytes"), absl::string_view::npos) << missing;
+  // With an id the group forms on GPUs only: this device, or this build, has none.
+  const absl::Status no_gpu = MeetWithoutMpi(std::string(128, 'x'));
+  EXPECT_TRUE(absl::IsUnimplemented(no_gpu) || absl::IsInvalidArgument(no_gpu)) << no_gpu;
+}
+
 }  // namespace
 }  // namespace shardline::worker
