@@ -11,8 +11,8 @@ namespace shardline::parallel {
 /// A group of ranks that exchange data: the one virtual interface on the compute path. All ranks of
 /// the group make the same collective calls in the same order, from one thread each.
 ///
-/// Data of a call lies all in host memory or all in device memory; on a CPU these are one. On CUDA a
-/// call with device memory (NCCL) is enqueued on the rank's stream and never waits: `data` may be
+/// Data of a call lies all in host memory or all in device memory; on a CPU these are one. On CUDA
+/// a call with device memory (NCCL) is enqueued on the rank's stream and never waits: `data` may be
 /// used by what is enqueued next, and failures end the process. A call with host memory (tokens,
 /// candidates, counts) is done when it returns, as on a CPU, and is in no order with the stream.
 ///
