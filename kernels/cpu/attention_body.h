@@ -34,39 +34,23 @@ SHARDLINE_INLINE void LoadKvRow(const AttentionArgs& a, const uint8_t* row, floa
   *out = copy;
 }
 
-/// scores of kRows query rows from r on against `count` keys of the tile.
-template <int kRows>
+/// Scores of query row r against `count` keys of the tile.
 SHARDLINE_INLINE void Scores(const AttentionArgs& a, const AttentionState& s, int r, int count) {
-  for (int c = 0; c < count; c += 4) {
-    const float* key[4];
-    for (int i = 0; i < 4; ++i) key[i] = s.key[c + i < count ? c + i : count - 1];
-    V acc[kRows][4];
+  float* scores = s.scores + r * kKeyTile;
+  const float* q = s.q + r * s.width;
+  for (int c = 0; c < count; c += kLanes) {
+    const float* const* key = s.key + c;
+    V acc[kLanes];
     SHARDLINE_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      SHARDLINE_UNROLL
-      for (int j = 0; j < 4; ++j) acc[i][j] = Zero();
-    }
+    for (int j = 0; j < kLanes; ++j) acc[j] = Zero();
     for (int64_t d = 0; d < s.width; d += kLanes) {
-      V k[4];
+      const V part = Load(q + d);
       SHARDLINE_UNROLL
-      for (int j = 0; j < 4; ++j) k[j] = Load(key[j] + d);
-      SHARDLINE_UNROLL
-      for (int i = 0; i < kRows; ++i) {
-        const V q = Load(s.q + (r + i) * s.width + d);
-        SHARDLINE_UNROLL
-        for (int j = 0; j < 4; ++j) acc[i][j] = Fma(q, k[j], acc[i][j]);
-      }
+      for (int j = 0; j < kLanes; ++j) acc[j] = Fma(part, Load(key[j] + d), acc[j]);
     }
-    SHARDLINE_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      Reduce4(acc[i][0], acc[i][1], acc[i][2], acc[i][3], s.scores + (r + i) * kKeyTile + c);
-    }
+    Store(scores + c, Mul(ReduceAll(acc), Set1(a.scale)));
   }
-  for (int i = 0; i < kRows; ++i) {
-    float* scores = s.scores + (r + i) * kKeyTile;
-    for (int c = 0; c < count; ++c) scores[c] *= a.scale;
-    if (a.soft_cap > 0) SoftCapRow(scores, count, a.soft_cap);
-  }
+  if (a.soft_cap > 0) SoftCapRow(scores, count, a.soft_cap);
 }
 
 /// The keys of a tile that a row may see: [begin, end).
@@ -142,9 +126,21 @@ SHARDLINE_INLINE void Gather(const AttentionState& s, int r, Span keys) {
 /// kRows rows that see the same keys of the tile.
 template <int kRows>
 void AttendTile(const AttentionArgs& a, const AttentionState& s, int r, Span keys) {
-  Scores<kRows>(a, s, r, keys.end);
-  for (int i = 0; i < kRows; ++i) Weigh(s, r + i, keys);
+  for (int i = 0; i < kRows; ++i) {
+    Scores(a, s, r + i, keys.end);
+    Weigh(s, r + i, keys);
+  }
   Gather<kRows>(s, r, keys);
+}
+
+/// `rows` of them, at most kHeadRows.
+SHARDLINE_INLINE void AttendAlike(const AttentionArgs& a, const AttentionState& s, int r, int rows,
+                                  Span keys) {
+  static_assert(kHeadRows <= 4);
+  if (rows == 1) return AttendTile<1>(a, s, r, keys);
+  if (rows == 2) return AttendTile<2>(a, s, r, keys);
+  if (rows == 3) return AttendTile<3>(a, s, r, keys);
+  AttendTile<4>(a, s, r, keys);
 }
 
 /// Position of the first key that a token sees.
@@ -196,6 +192,8 @@ void Attend(const AttentionArgs& a) {
       LoadKvRow(a, a.keys + offset, s.tile_keys + c * s.width, &s.key[c]);
       LoadKvRow(a, a.values + offset, s.tile_values + c * s.width, &s.value[c]);
     }
+    // So that scores can be computed in whole vectors.
+    for (int64_t c = end - first; c < kKeyTile; ++c) s.key[c] = s.key[c - 1];
     for (int r = 0; r < s.rows;) {
       const Span keys = Visible(a, r, first);
       int alike = 1;
@@ -204,15 +202,8 @@ void Attend(const AttentionArgs& a) {
         if (other.begin != keys.begin || other.end != keys.end) break;
         ++alike;
       }
-      if (keys.begin >= keys.end) {
-        r += alike;
-      } else if (alike == kHeadRows) {
-        AttendTile<kHeadRows>(a, s, r, keys);
-        r += kHeadRows;
-      } else {
-        AttendTile<1>(a, s, r, keys);
-        r += 1;
-      }
+      if (keys.begin < keys.end) AttendAlike(a, s, r, alike, keys);
+      r += alike;
     }
   }
   for (int r = 0; r < s.rows; ++r) {

@@ -63,6 +63,12 @@ SHARDLINE_INLINE void Reduce4(V a, V b, V c, V d, float* out) {
   _MM_TRANSPOSE4_PS(p, q, r, s);
   _mm_storeu_ps(out, _mm_add_ps(_mm_add_ps(p, q), _mm_add_ps(r, s)));
 }
+SHARDLINE_INLINE V ReduceAll(const V (&v)[kLanes]) {
+  const V first = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+  const V second = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
+  return Add(_mm256_permute2f128_ps(first, second, 0x20),
+             _mm256_permute2f128_ps(first, second, 0x31));
+}
 SHARDLINE_INLINE float ReduceMax(V a) {
   __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   m = _mm_max_ps(m, _mm_movehl_ps(m, m));

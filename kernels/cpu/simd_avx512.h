@@ -54,6 +54,23 @@ SHARDLINE_INLINE void Reduce4(V a, V b, V c, V d, float* out) {
   _MM_TRANSPOSE4_PS(p, q, r, s);
   _mm_storeu_ps(out, _mm_add_ps(_mm_add_ps(p, q), _mm_add_ps(r, s)));
 }
+SHARDLINE_INLINE V ReduceAll(const V (&v)[kLanes]) {
+  V quads[4];  // each quarter of quads[i] has a part of the sums of v[4i] to v[4i + 3]
+  SHARDLINE_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const V* in = v + 4 * i;
+    const V low = Add(_mm512_unpacklo_ps(in[0], in[1]), _mm512_unpackhi_ps(in[0], in[1]));
+    const V high = Add(_mm512_unpacklo_ps(in[2], in[3]), _mm512_unpackhi_ps(in[2], in[3]));
+    const __m512d a = _mm512_castps_pd(low), b = _mm512_castps_pd(high);
+    quads[i] =
+        Add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  const V first = Add(_mm512_shuffle_f32x4(quads[0], quads[1], 0x44),
+                      _mm512_shuffle_f32x4(quads[0], quads[1], 0xee));
+  const V second = Add(_mm512_shuffle_f32x4(quads[2], quads[3], 0x44),
+                       _mm512_shuffle_f32x4(quads[2], quads[3], 0xee));
+  return Add(_mm512_shuffle_f32x4(first, second, 0x88), _mm512_shuffle_f32x4(first, second, 0xdd));
+}
 SHARDLINE_INLINE float ReduceMax(V a) { return _mm512_reduce_max_ps(a); }
 
 SHARDLINE_INLINE V LoadHalf(const uint8_t* p) {

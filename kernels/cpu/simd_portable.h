@@ -78,6 +78,12 @@ SHARDLINE_INLINE void Reduce4(V a, V b, V c, V d, float* out) {
   out[2] = (c[0] + c[1]) + (c[2] + c[3]);
   out[3] = (d[0] + d[1]) + (d[2] + d[3]);
 }
+/// Lane i is the sum of v[i]; a tree too.
+SHARDLINE_INLINE V ReduceAll(const V (&v)[kLanes]) {
+  float sums[kLanes];
+  Reduce4(v[0], v[1], v[2], v[3], sums);
+  return Load(sums);
+}
 SHARDLINE_INLINE float ReduceMax(V a) {
   float m = a[0];
   for (int i = 1; i < kLanes; ++i) m = a[i] > m ? a[i] : m;
