@@ -24,6 +24,7 @@
 namespace shardline::bench {
 namespace {
 
+using kernels::Arrangement;
 using kernels::DType;
 using kernels::Tensor;
 
@@ -70,8 +71,8 @@ void Report(benchmark::State& state, double bytes, double flops) {
 }
 
 /// A feed-forward matrix of the 1.1B Llama shape.
-void MatMul(benchmark::State& state, DType dtype) {
-  constexpr int64_t kN = 5632, kK = 2048;
+void MatMul(benchmark::State& state, DType dtype, Arrangement arrangement) {
+  constexpr int64_t kN = 5632, kK = 2048;  // whole panels
   const int64_t rows = state.range(0);
   const int64_t bytes = kN * kernels::RowBytes(dtype, kK);
   const int64_t copies = std::max<int64_t>(1, kBeyondCaches / bytes);
@@ -81,9 +82,15 @@ void MatMul(benchmark::State& state, DType dtype) {
   // Bits of small numbers in every format: high bytes of scales and floats stay below 0x3c.
   for (int64_t i = 0; i < copies * bytes; ++i) data[i] = static_cast<uint8_t>(random() % 0x3c);
   Floats x(rows, kK), y(rows, kN);
+  const auto weight = [&](int64_t copy) {
+    return Tensor{data + copy * bytes, dtype, kN, kK, arrangement};
+  };
+  for (int64_t copy = 0; arrangement == Arrangement::kPanels && copy < copies; ++copy) {
+    kernels::ArrangePanels(*device, weight(copy), 0, kN);
+  }
   int64_t copy = 0;
   for (auto _ : state) {
-    kernels::MatMul(*device, x.view, {data + copy * bytes, dtype, kN, kK}, {}, y.view);
+    kernels::MatMul(*device, x.view, weight(copy), {}, y.view);
     copy = (copy + 1) % copies;
   }
   Report(state, static_cast<double>(bytes), 2.0 * static_cast<double>(rows * kN * kK));
@@ -172,8 +179,10 @@ void Register() {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
                             DType::kQ4_K, DType::kQ6_K}) {
     const std::string name = "MatMul/" + std::string(kernels::Name(dtype));
+    const bool panels = kernels::FastArrangement(*device, dtype, 2048) == Arrangement::kPanels;
     for (const int64_t rows : {1, 4, 8, 32, 512}) {
-      Add(name, MatMul, dtype)->Arg(rows);
+      Add(name, MatMul, dtype, Arrangement::kRows)->Arg(rows);
+      if (panels) Add(name + "/panels", MatMul, dtype, Arrangement::kPanels)->Arg(rows);
     }
   }
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
