@@ -24,6 +24,8 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
   pass("metrics-listen", "HOST:PORT of Prometheus' metrics, at /metrics (default: none)");
   pass("served-model-name", "Name for clients (default: from the path)");
   pass("dtype", "Weights: auto (as stored), float32, bfloat16");
+  pass("compute-dtype", "Products: auto (as fast as the device can), float32");
+  pass("quantization", "Float weights when loaded: none, int8, int4");
   pass("kv-cache-dtype", "KV cache: auto, float32, bfloat16");
   pass("kv-cache-memory", "Bytes of KV cache a rank; 0: automatic");
   pass("max-model-len", "Longest prompt and answer together, in tokens");

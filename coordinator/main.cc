@@ -54,6 +54,11 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
                "Mixture of experts: whole experts, placed over a stage's ranks")
       ->envname("SHARDLINE_ENABLE_EXPERT_PARALLEL");
   option("dtype", config.dtype, "Weights: auto (as stored), float32, bfloat16");
+  option("compute-dtype", config.compute_dtype,
+         "Products: auto (as fast as the device can, rounding activations to bfloat16 or int8 "
+         "beside weights of such formats), float32");
+  option("quantization", config.quantization,
+         "Float weights become, when loaded: none (as they are), int8, int4");
   option("kv-cache-dtype", config.kv_cache_dtype,
          "KV cache: auto (float32 with --dtype float32, else bfloat16), float32, bfloat16");
   option("kv-cache-memory", config.kv_cache_memory, "Bytes of KV cache a rank; 0: automatic");

@@ -97,6 +97,8 @@ v1::LoadPlan MakeLoadPlan(const ServerConfig& config, const ServedModel& served)
   plan.set_tensor_parallel_size(config.layout.tp);
   plan.set_expert_parallel(config.layout.expert_parallel);
   plan.set_dtype(config.dtype);
+  plan.set_compute_dtype(config.compute_dtype);
+  plan.set_quantization(config.quantization);
   plan.set_kv_cache_dtype(config.kv_cache_dtype != "auto" ? config.kv_cache_dtype
                           : config.dtype == "float32"     ? "float32"
                                                           : "bfloat16");
@@ -246,6 +248,10 @@ class GrpcServer : public Server {
 absl::Status ServerConfig::Validate() const {
   absl::Status status = parallel::Validate(layout);
   if (status.ok()) status = CheckOneOf("--dtype", dtype, {"auto", "float32", "bfloat16"});
+  if (status.ok()) status = CheckOneOf("--compute-dtype", compute_dtype, {"auto", "float32"});
+  if (status.ok()) {
+    status = CheckOneOf("--quantization", quantization, {"none", "int8", "int4"});
+  }
   if (status.ok()) {
     status = CheckOneOf("--kv-cache-dtype", kv_cache_dtype, {"auto", "float32", "bfloat16"});
   }

@@ -43,6 +43,14 @@ void Scale(Device& device, Tensor x, float factor) { SHARDLINE_ON_DEVICE(Scale, 
 void SoftCap(Device& device, Tensor x, float cap) { SHARDLINE_ON_DEVICE(SoftCap, x, cap); }
 void Add(Device& device, Tensor x, Tensor delta) { SHARDLINE_ON_DEVICE(Add, x, delta); }
 void AddBias(Device& device, Tensor x, Tensor bias) { SHARDLINE_ON_DEVICE(AddBias, x, bias); }
+Arrangement FastArrangement(Device& device, DType dtype, int64_t cols) {
+  // Other devices keep rows.
+  return device.kind() == DeviceKind::kCpu ? cpu::FastArrangement(Cpu(device), dtype, cols)
+                                           : Arrangement::kRows;
+}
+void ArrangePanels(Device& device, Tensor w, int64_t begin, int64_t end) {
+  cpu::ArrangePanels(Cpu(device), w, begin, end);
+}
 void MatMul(Device& device, Tensor x, Tensor w, Tensor bias, Tensor y) {
   SHARDLINE_ON_DEVICE(MatMul, x, w, bias, y);
 }

@@ -21,7 +21,7 @@ namespace shardline::kernels {
 using Indices = std::span<const int32_t>;
 
 /// out[t] = table[tokens[t] - vocabulary_begin], or zeros when this shard lacks the row.
-/// table [V_local, H] in any format; out [T, H].
+/// table [V_local, H] in any format and arrangement; out [T, H].
 void EmbeddingLookup(Device& device, Tensor table, int64_t vocabulary_begin, Indices tokens,
                      Tensor out);
 
@@ -45,8 +45,17 @@ void Add(Device& device, Tensor x, Tensor delta);
 /// Every row of x += bias. x [T, N], bias [1, N] float32.
 void AddBias(Device& device, Tensor x, Tensor bias);
 
-/// y = x * w^T (+ bias). x [T, K], w [N, K] in any format (block formats are used in packed form),
-/// bias [1, N] float32 or absent, y [T, N].
+/// The arrangement in which the device multiplies by weights of this format fastest. kPanels where
+/// it has products of low precision: they round x, to bfloat16 for bfloat16 weights and to int8
+/// with a scale for each 32 elements for block formats, and sum in float32 and int32.
+Arrangement FastArrangement(Device& device, DType dtype, int64_t cols);
+
+/// Rearranges in place the rows [begin, end) of w, which were just written as rows. w is kPanels;
+/// begin is a multiple of kPanelWidth, end too or w.rows; memory up to w.bytes() is w's own.
+void ArrangePanels(Device& device, Tensor w, int64_t begin, int64_t end);
+
+/// y = x * w^T (+ bias). x [T, K], w [N, K] in any format (block formats are used in packed form)
+/// and arrangement, bias [1, N] float32 or absent, y [T, N]. Products of rows are of float32.
 void MatMul(Device& device, Tensor x, Tensor w, Tensor bias, Tensor y);
 
 enum class Activation : uint8_t { kSilu, kGeluErf, kGeluTanh, kRelu };

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -164,6 +165,11 @@ class Rank {
     }
     const absl::StatusOr<WeightFormat> format = ParseWeightFormat(plan.dtype());
     if (!format.ok()) return format.status();
+    const absl::StatusOr<Quantization> quantization = ParseQuantization(plan.quantization());
+    if (!quantization.ok()) return quantization.status();
+    const absl::StatusOr<Products> products = ParseProducts(plan.compute_dtype());
+    if (!products.ok()) return products.status();
+    const WeightOptions options = {*format, *quantization, *products};
     const absl::StatusOr<kernels::DType> kv_dtype = ParseKvDType(plan.kv_cache_dtype());
     if (!kv_dtype.ok()) return kv_dtype.status();
 
@@ -184,7 +190,8 @@ class Rank {
         model::Bind(family->table, family->ignored, *checkpoint_);
     if (!weights.ok()) return weights.status();
 
-    const parallel::ModelDims dims = model::DimsOf(spec_, model::FeedForwardGranularity(*weights));
+    const parallel::ModelDims dims = model::DimsOf(
+        spec_, std::max(model::FeedForwardGranularity(*weights), options.Granularity()));
     absl::StatusOr<std::vector<parallel::RankShard>> shards = parallel::PlanShards(dims, layout);
     if (!shards.ok()) return shards.status();
     shard_ = (*shards)[rank_];
@@ -199,7 +206,7 @@ class Rank {
     }
 
     absl::StatusOr<ShardWeights> loaded =
-        LoadShard(device_, *weights, spec_.tied_embeddings, dims, shard_, *format,
+        LoadShard(device_, *weights, spec_.tied_embeddings, dims, shard_, options,
                   [this](int64_t bytes, int64_t total) { ReportProgress(bytes, total); });
     if (!loaded.ok()) return loaded.status();
     weights_ = *std::move(loaded);

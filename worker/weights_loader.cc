@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/dequantize.h"
+#include "kernels/quantize.h"
 
 namespace shardline::worker {
 namespace {
@@ -34,11 +35,36 @@ bool CutsBlocks(const BoundWeight& weight, const parallel::Slice& slice) {
   return slice.cols.begin % block != 0 || slice.cols.size() % block != 0;
 }
 
-DType TargetType(const BoundWeight& weight, const parallel::Slice& slice, WeightFormat format) {
+/// Whether a weight is multiplied by and stands rounding: not what is only looked up, nor what
+/// decides between experts.
+bool IsPlainFactor(const model::WeightEntry& entry, bool tied, const parallel::RankShard& shard) {
+  if (entry.cols == 1) return false;
+  switch (entry.role) {
+    case Role::kEmbedding:
+      return tied && shard.last_stage;
+    case Role::kPositionEmbedding:
+    case Role::kRouter:
+    case Role::kSharedExpertScale:
+      return false;
+    default:
+      return true;
+  }
+}
+
+DType TargetType(const BoundWeight& weight, const parallel::Slice& slice,
+                 const WeightOptions& options, bool plain_factor) {
   const DType stored = weight.source->dtype;
-  if (weight.entry.cols == 1 || format == WeightFormat::kFloat32) return DType::kF32;
+  if (weight.entry.cols == 1) return DType::kF32;
   if (CutsBlocks(weight, slice)) return DType::kF32;
-  if (format == WeightFormat::kBFloat16 && !kernels::IsQuantized(stored)) return DType::kBF16;
+  if (options.quantization != Quantization::kNone && plain_factor &&
+      !kernels::IsQuantized(stored) && slice.cols.size() % options.Granularity() == 0) {
+    const bool head = weight.entry.role == Role::kEmbedding || weight.entry.role == Role::kHead;
+    return options.quantization == Quantization::kInt8 || head ? DType::kQ8_0 : DType::kQ4_1;
+  }
+  if (options.format == WeightFormat::kFloat32) return DType::kF32;
+  if (options.format == WeightFormat::kBFloat16 && !kernels::IsQuantized(stored)) {
+    return DType::kBF16;
+  }
   return stored;
 }
 
@@ -102,7 +128,7 @@ void CopyRows(const Job& job, int64_t begin, int64_t end, std::byte* target) {
   const int64_t end_block = (job.slice.cols.end + block.elements - 1) / block.elements;
   std::vector<float> row;
   if (cuts) row.resize((end_block - first_block) * block.elements);
-  if (!cuts && job.dtype == DType::kBF16 && source.dtype != DType::kBF16) row.resize(cols);
+  if (!cuts && job.dtype != source.dtype && job.dtype != DType::kF32) row.resize(cols);
   for (int64_t i = begin; i < end; ++i) {
     const std::byte* from = source_rows.Row(job.slice.rows.begin + i);
     std::byte* to = target + (i - begin) * target_row_bytes;
@@ -120,8 +146,7 @@ void CopyRows(const Job& job, int64_t begin, int64_t end, std::byte* target) {
       kernels::Dequantize(source.dtype, from, cols, reinterpret_cast<float*>(to));
     } else {
       kernels::Dequantize(source.dtype, from, cols, row.data());
-      auto* out = reinterpret_cast<uint16_t*>(to);
-      for (int64_t c = 0; c < cols; ++c) out[c] = kernels::ToBFloat16(row[c]);
+      kernels::Quantize(job.dtype, row.data(), cols, to);
     }
     if (job.weight->entry.added != 0) *reinterpret_cast<float*>(to) += job.weight->entry.added;
   }
@@ -212,10 +237,26 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name) {
       absl::StrCat("dtype \"", name, "\" is none of auto, float32, bfloat16"));
 }
 
+absl::StatusOr<Quantization> ParseQuantization(const std::string& name) {
+  if (name == "none") return Quantization::kNone;
+  if (name == "int8") return Quantization::kInt8;
+  if (name == "int4") return Quantization::kInt4;
+  return absl::InvalidArgumentError(
+      absl::StrCat("quantization \"", name, "\" is none of none, int8, int4"));
+}
+
+absl::StatusOr<Products> ParseProducts(const std::string& name) {
+  if (name == "auto") return Products::kFast;
+  if (name == "float32") return Products::kFloat32;
+  return absl::InvalidArgumentError(
+      absl::StrCat("compute dtype \"", name, "\" is none of auto, float32"));
+}
+
 absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
                                        const std::vector<BoundWeight>& weights,
                                        bool tied_embeddings, const parallel::ModelDims& dims,
-                                       const parallel::RankShard& shard, WeightFormat format,
+                                       const parallel::RankShard& shard,
+                                       const WeightOptions& options,
                                        const std::function<void(int64_t, int64_t)>& progress) {
   std::vector<Job> jobs;
   int64_t total = 0;
@@ -227,9 +268,13 @@ absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
     job.weight = &weight;
     job.slice =
         parallel::SliceFor(weight.entry.rule, weight.entry.rows, weight.entry.cols, dims, shard);
-    job.dtype = TargetType(weight, job.slice, format);
+    const bool plain_factor = IsPlainFactor(weight.entry, tied_embeddings, shard);
+    job.dtype = TargetType(weight, job.slice, options, plain_factor);
     job.target = {nullptr, job.dtype, job.slice.rows.size(), job.slice.cols.size()};
-    total += job.target.bytes();
+    if (options.products == Products::kFast && plain_factor) {
+      job.target.arrangement = kernels::FastArrangement(device, job.dtype, job.slice.cols.size());
+    }
+    total += job.target.rows * kernels::RowBytes(job.dtype, job.target.cols);
     arena_bytes += Aligned(job.target.bytes());
     largest_row = std::max(largest_row, kernels::RowBytes(job.dtype, job.target.cols));
     jobs.push_back(job);
@@ -247,18 +292,24 @@ absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
   loaded.arena = *std::move(arena);
   auto* place = static_cast<std::byte*>(loaded.arena.data());
   Uploader uploader(device);
-  absl::Status status = uploader.Prepare(std::max(kChunkBytes, largest_row));
+  absl::Status status = uploader.Prepare(std::max(kChunkBytes, kernels::kPanelWidth * largest_row));
   if (!status.ok()) return status;
   for (Job& job : jobs) {
     job.target.data = place;
     place += Aligned(job.target.bytes());
     const int64_t rows = job.target.rows;
     const int64_t row_bytes = kernels::RowBytes(job.dtype, job.target.cols);
-    const int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes));
+    int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes));
+    if (job.target.arrangement == kernels::Arrangement::kPanels) {
+      chunk = std::max(chunk / kernels::kPanelWidth, int64_t{1}) * kernels::kPanelWidth;
+    }
     for (int64_t begin = 0; begin < rows; begin += chunk) {
       const int64_t count = std::min(chunk, rows - begin);
       status = uploader.Copy(job, begin, count);
       if (!status.ok()) return status;
+      if (job.target.arrangement == kernels::Arrangement::kPanels) {
+        kernels::ArrangePanels(device, job.target, begin, begin + count);
+      }
       loaded.bytes += count * row_bytes;
       progress(loaded.bytes, total);
     }

@@ -49,6 +49,29 @@ enum class WeightFormat : uint8_t {
 /// From the flag's value: "auto", "float32", "bfloat16".
 absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name);
 
+/// What matrices of float types become: blocks of 32 with a scale (int8, and the head of int4), or
+/// with a scale and a minimum (int4). Tables of rows to look up, norms, biases and routers stay.
+enum class Quantization : uint8_t { kNone, kInt8, kInt4 };
+/// From the flag's value: "none", "int8", "int4".
+absl::StatusOr<Quantization> ParseQuantization(const std::string& name);
+
+/// How products are computed.
+enum class Products : uint8_t {
+  kFloat32,
+  kFast,  // as the device does best: kernels::FastArrangement
+};
+/// From the flag's value: "auto", "float32".
+absl::StatusOr<Products> ParseProducts(const std::string& name);
+
+struct WeightOptions {
+  WeightFormat format = WeightFormat::kAsStored;
+  Quantization quantization = Quantization::kNone;
+  Products products = Products::kFloat32;
+
+  /// What cuts along a matrix's input must be a multiple of.
+  int64_t Granularity() const { return quantization == Quantization::kNone ? 1 : 32; }
+};
+
 /// Copies this rank's slice of every weight to the device. Only pages that hold the slice are read.
 /// A slice that cuts through quantised blocks is expanded to float32. With tied embeddings the
 /// last stage gets the embedding's shard as its head. `progress` hears (bytes loaded, bytes in
@@ -56,7 +79,8 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name);
 absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
                                        const std::vector<model::BoundWeight>& weights,
                                        bool tied_embeddings, const parallel::ModelDims& dims,
-                                       const parallel::RankShard& shard, WeightFormat format,
+                                       const parallel::RankShard& shard,
+                                       const WeightOptions& options,
                                        const std::function<void(int64_t, int64_t)>& progress);
 
 }  // namespace shardline::worker

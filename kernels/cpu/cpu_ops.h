@@ -14,6 +14,11 @@ void Scale(CpuDevice& device, Tensor x, float factor);
 void SoftCap(CpuDevice& device, Tensor x, float cap);
 void Add(CpuDevice& device, Tensor x, Tensor delta);
 void AddBias(CpuDevice& device, Tensor x, Tensor bias);
+Arrangement FastArrangement(CpuDevice& device, DType dtype, int64_t cols);
+void ArrangePanels(CpuDevice& device, Tensor w, int64_t begin, int64_t end);
+/// Row `row` of a matrix in panels, as it was before.
+void CopyPanelRow(Tensor w, int64_t row, uint8_t* out);
+void PanelMatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y);
 void MatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y);
 void Activate(CpuDevice& device, Activation activation, Tensor x);
 void GatedActivation(CpuDevice& device, Activation activation, Tensor gate, Tensor up, Tensor out);

@@ -48,6 +48,8 @@ struct AttentionArgs {
   float* scratch;  // AttentionScratch() floats, 64-byte aligned
 };
 
+struct PanelTable;  // panels.h
+
 struct KernelTable {
   const char* name;
   int lanes;
@@ -83,6 +85,9 @@ struct KernelTable {
   float (*maximum)(const float* x, int64_t count);
   /// sum of exp((x - max) * scale), NaN counted as 0.
   double (*sum_exp)(const float* x, int64_t count, float max, float scale);
+
+  /// Products of low precision; null where the level has none.
+  const PanelTable* panels;
 };
 
 /// Rows of x in one pass of gemm, and floats of scratch that it needs for them.
@@ -99,9 +104,14 @@ constexpr int64_t AttentionScratch(int head_dim, int rows) {
   return rows * (2 * padded + kKeyTile + 2) + 2 * kKeyTile * padded + 64;
 }
 
+/// A level with other products and another name.
+KernelTable WithPanels(const KernelTable& level, const char* name, const PanelTable* panels);
+
 /// The levels; null where the build's target has none.
 const KernelTable* PortableKernels();
 const KernelTable* Avx2Kernels();
 const KernelTable* Avx512Kernels();
+const KernelTable* Avx512VnniKernels();  // and int8 products
+const KernelTable* Avx512Bf16Kernels();  // and those of bfloat16
 
 }  // namespace shardline::kernels::cpu

@@ -11,6 +11,10 @@ constexpr int64_t kDotGrainBytes = 32 << 10;  // of w, so that a part is worth a
 }  // namespace
 
 void MatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y) {
+  if (w.arrangement == Arrangement::kPanels) {
+    PanelMatMul(device, x, w, bias, y);
+    return;
+  }
   const KernelTable& kernels = device.kernels();
   const int type = static_cast<int>(w.dtype);
   const int64_t rows = x.rows;

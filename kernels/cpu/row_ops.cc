@@ -20,11 +20,17 @@ void EmbeddingLookup(CpuDevice& device, Tensor table, int64_t vocabulary_begin, 
                      Tensor out) {
   const auto expand = device.kernels().dequantize[static_cast<int>(table.dtype)];
   const int64_t row_bytes = RowBytes(table.dtype, table.cols);
+  const bool panels = table.arrangement == Arrangement::kPanels;
+  auto* copy =
+      reinterpret_cast<uint8_t*>(panels ? ThreadScratch().Floats(row_bytes / 4 + 1) : nullptr);
   for (size_t t = 0; t < tokens.size(); ++t) {
     float* row = out.f32() + static_cast<int64_t>(t) * out.cols;
     const int64_t index = tokens[t] - vocabulary_begin;
     if (index < 0 || index >= table.rows) {
       std::fill(row, row + out.cols, 0.0f);
+    } else if (panels) {
+      CopyPanelRow(table, index, copy);
+      expand(copy, table.cols, row);
     } else {
       expand(static_cast<const uint8_t*>(table.data) + index * row_bytes, table.cols, row);
     }

@@ -28,6 +28,7 @@ constexpr KernelTable MakeTable(const char* name) {
       .attention = Attend,
       .maximum = Maximum,
       .sum_exp = SumExp,
+      .panels = nullptr,
   };
 }
 

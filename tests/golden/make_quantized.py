@@ -7,6 +7,9 @@
 Writes quantized/FORMAT.blocks (as in a GGUF file) and quantized/FORMAT.f32 (little-endian). The
 blocks are random bits, so that every field takes every value, but for the half-precision scales,
 which are finite; some are negative, zero or subnormal.
+
+Writes quantized/FORMAT.source and quantized/FORMAT.rounded for the formats that weights are rounded
+to: normally distributed numbers of several sizes, and the blocks that gguf makes of them.
 """
 import os
 
@@ -53,6 +56,14 @@ def main():
         wide = gguf.quants.dequantize(halves.view(np.uint8), T.BF16)
     keep = np.isfinite(wide)
     write("bfloat16", halves[keep], wide[keep])
+
+    for kind in (T.Q8_0, T.Q4_1):
+        sizes = np.repeat([1.0, 0.02, 3e-4, 500.0, 0.0, 1e-7, 0.5, 30.0], 32)
+        values = (random.standard_normal(256) * sizes + 0.0).astype("<f4")  # without -0
+        folder = os.path.join(os.path.dirname(__file__), "quantized")
+        values.tofile(os.path.join(folder, kind.name.lower() + ".source"))
+        gguf.quants.quantize(values, kind).tofile(
+            os.path.join(folder, kind.name.lower() + ".rounded"))
 
 
 if __name__ == "__main__":

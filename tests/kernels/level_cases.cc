@@ -23,15 +23,20 @@ std::vector<int> ScaleOffsets(DType dtype) {
   }
 }
 
-}  // namespace
-
-std::vector<LevelCase> LevelCases() {
+std::vector<LevelCase> Cases(bool panels) {
   std::vector<LevelCase> cases;
   for (const cpu::KernelTable* kernels : cpu::AvailableLevels()) {
+    if ((kernels->panels != nullptr) != panels) continue;
     for (const int threads : {1, 3}) cases.push_back({kernels, threads});
   }
   return cases;
 }
+
+}  // namespace
+
+std::vector<LevelCase> LevelCases() { return Cases(false); }
+
+std::vector<LevelCase> PanelCases() { return Cases(true); }
 
 std::string NameOf(const ::testing::TestParamInfo<LevelCase>& info) {
   return std::string(info.param.kernels->name) + "_threads" + std::to_string(info.param.threads);

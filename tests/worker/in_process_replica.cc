@@ -27,17 +27,17 @@ template <typename Body>
 absl::Status InProcessReplica::OnAllRanks(const Body& body) {
   std::vector<absl::Status> statuses(ranks_.size());
   std::vector<std::thread> threads;
-  for (size_t r = 0; r < ranks_.size(); ++r) {
-    threads.emplace_back([&, r] {
-      Rank& rank = *ranks_[r];
-      statuses[r] = body(rank);
-      if (statuses[r].ok()) return;
-      rank.runner.reset();
-      rank.tensor_group.reset();
-      rank.stage_group.reset();
-      rank.world.reset();
-    });
-  }
+  const auto run = [&](size_t r) {
+    Rank& rank = *ranks_[r];
+    statuses[r] = body(rank);
+    if (statuses[r].ok()) return;
+    rank.runner.reset();
+    rank.tensor_group.reset();
+    rank.stage_group.reset();
+    rank.world.reset();
+  };
+  for (size_t r = 1; r < ranks_.size(); ++r) threads.emplace_back(run, r);
+  run(0);  // the calling thread keeps what it has warmed up
   for (std::thread& thread : threads) thread.join();
   // That a peer has left is a consequence; the cause is another error, if there is one.
   absl::Status result;
@@ -67,7 +67,9 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
       model::Bind(replica->family_.table, replica->family_.ignored, *replica->checkpoint_);
   if (!weights.ok()) return weights.status();
   const parallel::ModelDims dims =
-      model::DimsOf(replica->spec(), model::FeedForwardGranularity(*weights));
+      model::DimsOf(replica->spec(),
+                    std::max(model::FeedForwardGranularity(*weights),
+                             WeightOptions{options.weights, options.quantization}.Granularity()));
   absl::StatusOr<std::vector<parallel::RankShard>> shards =
       parallel::PlanShards(dims, options.layout);
   if (!shards.ok()) return shards.status();
@@ -100,10 +102,14 @@ absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWe
   group = rank.world->Split(rank.shard.place.pp);
   if (!group.ok()) return group.status();
   rank.stage_group = *std::move(group);
-  absl::StatusOr<ShardWeights> loaded =
-      LoadShard(*rank.device, weights, spec().tied_embeddings, dims, rank.shard, options_.weights,
-                [](int64_t, int64_t) {});
+  absl::StatusOr<ShardWeights> loaded = LoadShard(
+      *rank.device, weights, spec().tied_embeddings, dims, rank.shard,
+      {options_.weights, options_.quantization, options_.products}, [](int64_t, int64_t) {});
   if (!loaded.ok()) return loaded.status();
+  step_weight_bytes_ += loaded->bytes;
+  if (!spec().tied_embeddings) {
+    step_weight_bytes_ -= loaded->shared[model::Role::kEmbedding].bytes();
+  }
 
   StepRunnerOptions options;
   options.max_num_seqs = options_.max_num_seqs;
@@ -117,6 +123,7 @@ absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWe
                          {*rank.tensor_group, *rank.stage_group});
   if (!runner.ok()) return runner.status();
   rank.runner = *std::move(runner);
+  if (!options_.observe_logits) return absl::OkStatus();
   rank.runner->set_logits_observer([&rank](const v1::StepPlan&, kernels::Tensor logits) {
     for (int64_t row = 0; row < logits.rows; ++row) {
       const float* values = logits.f32() + row * logits.cols;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -23,13 +24,16 @@ namespace shardline::worker {
 struct ReplicaOptions {
   parallel::Layout layout;
   WeightFormat weights = WeightFormat::kAsStored;
+  Quantization quantization = Quantization::kNone;
+  Products products = Products::kFloat32;
   kernels::DType kv_dtype = kernels::DType::kF32;
   int threads = 1;       // of each rank
   int max_num_seqs = 8;  // this and the others of each data-parallel group
   int max_num_batched_tokens = 256;
   int max_model_len = 512;
   int block_size = 16;
-  int64_t kv_blocks = 0;  // 0: enough for max_num_seqs of the longest sequences
+  bool observe_logits = true;  // else StepOutput has none
+  int64_t kv_blocks = 0;       // 0: enough for max_num_seqs of the longest sequences
 };
 
 /// What a plan gave: one entry a row that samples, in the plan's order.
@@ -50,6 +54,8 @@ class InProcessReplica {
 
   const ReplicaOptions& options() const { return options_; }
   const model::ModelSpec& spec() const { return family_.spec; }
+  /// Bytes of the weights that every step reads, of all ranks: not tables of rows to look up.
+  int64_t step_weight_bytes() const { return step_weight_bytes_; }
   const std::vector<parallel::RankShard>& shards() const { return shards_; }
 
   /// Runs plans in order on every rank, without waiting between them: with several stages as many
@@ -77,6 +83,7 @@ class InProcessReplica {
   model::FamilyModel family_;
   std::vector<parallel::RankShard> shards_;
   std::vector<std::unique_ptr<Rank>> ranks_;
+  std::atomic<int64_t> step_weight_bytes_ = 0;
 };
 
 }  // namespace shardline::worker

@@ -87,6 +87,8 @@ v1::LoadPlan GoodLoad(const std::string& model) {
   plan.set_tensor_parallel_size(1);
   plan.set_dtype("auto");
   plan.set_kv_cache_dtype("float32");
+  plan.set_compute_dtype("float32");
+  plan.set_quantization("none");
   plan.set_block_size(16);
   plan.set_max_num_seqs(2);
   plan.set_max_num_batched_tokens(32);
@@ -214,6 +216,10 @@ INSTANTIATE_TEST_SUITE_P(
         HostileLoad{"AnotherWorld", [](auto& p) { p.set_tensor_parallel_size(2); },
                     "TP=2 is for 2 ranks, and this launch has 1"},
         HostileLoad{"Dtype", [](auto& p) { p.set_dtype("int3"); }, "dtype \"int3\""},
+        HostileLoad{"ComputeDtype", [](auto& p) { p.set_compute_dtype("fp8"); },
+                    "compute dtype \"fp8\""},
+        HostileLoad{"Quantization", [](auto& p) { p.set_quantization("int3"); },
+                    "quantization \"int3\""},
         HostileLoad{"KvDtype", [](auto& p) { p.set_kv_cache_dtype("fp8"); },
                     "KV cache dtype \"fp8\""},
         HostileLoad{"NoBlockSize", [](auto& p) { p.set_block_size(0); }, "block_size 0"},

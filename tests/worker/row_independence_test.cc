@@ -97,6 +97,7 @@ Logits Together(StepDriver& driver, std::vector<Member> members) {
 struct Layout {
   int tp, pp;
   kernels::DType kv_dtype;
+  Products products = Products::kFloat32;
 };
 
 class RowIndependence : public testing::TestWithParam<Layout> {};
@@ -106,6 +107,7 @@ TEST_P(RowIndependence, HoldsThroughTheWholeModel) {
   ReplicaOptions options;
   options.layout = {.pp = GetParam().pp, .tp = GetParam().tp};
   options.kv_dtype = GetParam().kv_dtype;
+  options.products = GetParam().products;
   const auto replica = MakeReplica(options);
   ASSERT_NE(replica, nullptr);
   StepDriver driver(*replica);
@@ -135,12 +137,15 @@ TEST_P(RowIndependence, HoldsThroughTheWholeModel) {
 
 std::string LayoutName(const testing::TestParamInfo<Layout>& info) {
   return "TP" + std::to_string(info.param.tp) + "PP" + std::to_string(info.param.pp) +
-         (info.param.kv_dtype == kernels::DType::kF32 ? "" : "KvBFloat16");
+         (info.param.kv_dtype == kernels::DType::kF32 ? "" : "KvBFloat16") +
+         (info.param.products == Products::kFloat32 ? "" : "FastProducts");
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, RowIndependence,
                          testing::Values(Layout{1, 1, kernels::DType::kBF16},
-                                         Layout{2, 2, kernels::DType::kF32}),
+                                         Layout{2, 2, kernels::DType::kF32},
+                                         Layout{1, 1, kernels::DType::kBF16, Products::kFast},
+                                         Layout{2, 1, kernels::DType::kBF16, Products::kFast}),
                          LayoutName);
 
 TEST(LayoutIndependence, HoldsForThreadsStagesAndPackedWeights) {
@@ -157,6 +162,10 @@ TEST(LayoutIndependence, HoldsForThreadsStagesAndPackedWeights) {
   EXPECT_EQ(Differences(logits_of({.threads = 3}), one_rank), "");
   EXPECT_EQ(Differences(logits_of({.layout = {.pp = 3}}), one_rank), "");
   EXPECT_EQ(Differences(logits_of({.weights = WeightFormat::kFloat32}), one_rank), "");
+
+  const Logits fast = logits_of({.products = Products::kFast});
+  EXPECT_EQ(Differences(logits_of({.products = Products::kFast, .threads = 3}), fast), "");
+  EXPECT_EQ(Differences(logits_of({.layout = {.pp = 3}, .products = Products::kFast}), fast), "");
 
   const Logits two_ranks = logits_of({.layout = {.tp = 2}});
   EXPECT_EQ(Differences(logits_of({.layout = {.pp = 2, .tp = 2}}), two_ranks), "");

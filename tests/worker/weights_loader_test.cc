@@ -87,7 +87,7 @@ TEST(WeightsLoader, RanksHoldWhatTheyShouldAndTogetherEverything) {
     ASSERT_TRUE(shards.ok()) << shards.status();
     for (const RankShard& shard : *shards) {
       const auto loaded = LoadShard(*device, model.weights, model.family.spec.tied_embeddings,
-                                    model.dims, shard, WeightFormat::kAsStored, Ignore);
+                                    model.dims, shard, {WeightFormat::kAsStored}, Ignore);
       ASSERT_TRUE(loaded.ok()) << loaded.status();
       EXPECT_EQ(bool(loaded->shared[Role::kEmbedding]), shard.first_stage || shard.last_stage);
       EXPECT_EQ(bool(loaded->shared[Role::kHead]), shard.last_stage);
@@ -122,7 +122,7 @@ TEST(WeightsLoader, ProgressCountsTheBytesOfTheShard) {
   ASSERT_TRUE(shards.ok());
   int64_t last = -1, total = -1;
   const auto loaded = LoadShard(*device, model.weights, true, model.dims, shards->back(),
-                                WeightFormat::kAsStored, [&](int64_t bytes, int64_t of) {
+                                {WeightFormat::kAsStored}, [&](int64_t bytes, int64_t of) {
                                   EXPECT_GT(bytes, last);
                                   EXPECT_TRUE(total == -1 || total == of);
                                   last = bytes;
@@ -224,14 +224,14 @@ TEST_P(ReadsOnlyItsSlice, OrItWouldCrash) {
     tensor.Allow(slice.rows, slice.cols);
     EXPECT_GT(tensor.Guard(), 0);
     const auto loaded =
-        LoadShard(*device, {weight}, false, dims, shard, WeightFormat::kFloat32, Ignore);
+        LoadShard(*device, {weight}, false, dims, shard, {WeightFormat::kFloat32}, Ignore);
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     const Tensor got = layer < 0 ? loaded->shared[role] : loaded->layers[0][role];
     ASSERT_EQ(got.rows * got.cols, static_cast<int64_t>(expected.size()));
     EXPECT_EQ(std::memcmp(got.data, expected.data(), expected.size() * sizeof(float)), 0);
 
     const auto packed =
-        LoadShard(*device, {weight}, false, dims, shard, WeightFormat::kAsStored, Ignore);
+        LoadShard(*device, {weight}, false, dims, shard, {WeightFormat::kAsStored}, Ignore);
     ASSERT_TRUE(packed.ok()) << packed.status();
     const Tensor kept = layer < 0 ? packed->shared[role] : packed->layers[0][role];
     const int64_t block = kernels::FormatOf(dtype).elements;
@@ -260,7 +260,7 @@ TEST(WeightsLoader, WithoutMemoryItSaysHowMuchIsMissing) {
   parallel::RankShard shard;
   shard.layers = {0, 1};
   const absl::Status status =
-      LoadShard(*MakeDevice(), {weight}, false, {}, shard, WeightFormat::kAsStored, Ignore)
+      LoadShard(*MakeDevice(), {weight}, false, {}, shard, {WeightFormat::kAsStored}, Ignore)
           .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
   EXPECT_NE(status.message().find(
@@ -285,7 +285,7 @@ TEST(WeightsLoader, BFloat16RoundsMatricesAndLeavesVectors) {
   ASSERT_TRUE(shards.ok());
   const auto device = MakeDevice();
   const auto loaded = LoadShard(*device, model.weights, true, model.dims, shards->front(),
-                                WeightFormat::kBFloat16, Ignore);
+                                {WeightFormat::kBFloat16}, Ignore);
   ASSERT_TRUE(loaded.ok());
   const WeightSet& layer = loaded->layers[1];
   EXPECT_EQ(layer[Role::kAttentionNorm].dtype, DType::kF32);
@@ -310,7 +310,7 @@ TEST(WeightsLoader, RanksOfARealModelShareItsBytes) {
     EXPECT_TRUE(shards.ok());
     for (const RankShard& shard : *shards) {
       const auto loaded = LoadShard(*device, model.weights, true, model.dims, shard,
-                                    WeightFormat::kAsStored, Ignore);
+                                    {WeightFormat::kAsStored}, Ignore);
       EXPECT_TRUE(loaded.ok());
       bytes += loaded->bytes;
     }
