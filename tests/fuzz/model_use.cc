@@ -32,8 +32,9 @@ void LoadEveryShard(const model::Model& model) {
     for (const parallel::RankShard& shard : *shards) {
       for (const worker::WeightFormat format :
            {worker::WeightFormat::kAsStored, worker::WeightFormat::kBFloat16}) {
-        const auto loaded = worker::LoadShard(*device, *bound, model.family.spec.tied_embeddings,
-                                              dims, shard, format, [](int64_t, int64_t) {});
+        const auto loaded =
+            worker::LoadShard(*device, *bound, model.family.spec.tied_embeddings, dims, shard,
+                              {.format = format}, [](int64_t, int64_t) {});
         if (!loaded.ok()) return;
       }
     }
