@@ -157,13 +157,36 @@ int ReplicaBatch::QueuedTokens(const Group& group) {
   return tokens;
 }
 
-int ReplicaBatch::PromisedBlocks(const Group& group) {
+int ReplicaBatch::PromisedBlocks(const Group& group) const {
   int blocks = 0;
   for (const auto& [turn, sequence] : group.running) {
-    blocks += std::max(
-        0, group.blocks.BlocksFor(sequence.length()) - static_cast<int>(sequence.blocks.size()));
+    const int left =
+        group.blocks.BlocksFor(sequence.length()) - static_cast<int>(sequence.blocks.size());
+    const int most = MostBlocks(group, sequence.length()) - sequence.BlocksHeld();
+    blocks += std::max(0, std::min(left, most));
   }
   return blocks;
+}
+
+int ReplicaBatch::MostBlocks(const Group& group, int length) const {
+  const int all = group.blocks.BlocksFor(length);
+  if (limits_.kv_window == 0) return all;
+  // What the first token of a chunk sees, and the chunk; neither begins with a block.
+  const int64_t seen = int64_t{limits_.kv_window} + limits_.max_num_batched_tokens;
+  return static_cast<int>(std::min<int64_t>(all, seen / limits_.block_size + 2));
+}
+
+void ReplicaBatch::FreePassedBlocks(Group& group, Sequence& sequence) {
+  if (limits_.kv_window == 0) return;
+  const int first_seen = std::max(0, sequence.computed + 1 - limits_.kv_window);
+  int passed = first_seen / limits_.block_size;
+  // The prefix cache is told of a block before it goes.
+  if (limits_.enable_prefix_caching) passed = std::min(passed, sequence.cached.blocks);
+  if (passed <= sequence.blocks_passed) return;
+  std::vector<int32_t> blocks(sequence.blocks.begin() + sequence.blocks_passed,
+                              sequence.blocks.begin() + passed);
+  group.blocks.Free(blocks);
+  sequence.blocks_passed = passed;
 }
 
 std::optional<ReplicaBatch::Room> ReplicaBatch::FindRoom(const Sequence& sequence) const {
@@ -174,7 +197,8 @@ std::optional<ReplicaBatch::Room> ReplicaBatch::FindRoom(const Sequence& sequenc
     BlockManager::Match match;
     if (sequence.MayReuse()) match = group.blocks.Find(sequence.tokens, sequence.cache_salt);
     // Room for all its tokens and the next, or it would only preempt or be preempted at once.
-    const int needed = group.blocks.BlocksFor(sequence.length() + 1) - match.used;
+    const int needed = std::min(group.blocks.BlocksFor(sequence.length() + 1) - match.used,
+                                MostBlocks(group, sequence.length() + 1));
     const int available = group.blocks.available() - PromisedBlocks(group);
     if (needed > available) continue;
     const Room room{static_cast<int>(g), match.blocks * limits_.block_size, QueuedTokens(group),
@@ -210,8 +234,10 @@ std::optional<v1::StepPlan> ReplicaBatch::Finish() {
   // Later plans, not this one, can build on what this one computes.
   for (const v1::SlotWork& work : plan_.work()) {
     Sequence& sequence = *in_slot_[work.slot()];
-    GroupOf(sequence).blocks.Record(sequence.tokens, sequence.cache_salt, sequence.computed,
-                                    sequence.blocks, sequence.cached);
+    Group& group = GroupOf(sequence);
+    group.blocks.Record(sequence.tokens, sequence.cache_salt, sequence.computed, sequence.blocks,
+                        sequence.cached);
+    FreePassedBlocks(group, sequence);
   }
   for (const uint32_t slot : slots_to_free_) plan_.add_freed_slots(slot);
   slots_to_free_.clear();
@@ -311,6 +337,8 @@ SequenceNode ReplicaBatch::Remove(const Sequence& running) {
   Group& group = GroupOf(running);
   SequenceNode node = group.running.extract(running.turn);
   Sequence& sequence = node.mapped();
+  sequence.blocks.erase(sequence.blocks.begin(),
+                        sequence.blocks.begin() + std::exchange(sequence.blocks_passed, 0));
   group.blocks.Free(sequence.blocks);
   group.free_slots.push_back(sequence.slot);
   if (std::exchange(sequence.begun, false)) slots_to_free_.push_back(sequence.slot);

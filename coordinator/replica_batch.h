@@ -11,7 +11,7 @@
 
 namespace shardline::coordinator {
 
-/// Bounds that the operator sets.
+/// Bounds that the operator sets, and those of the model.
 struct SchedulerLimits {
   int max_num_seqs = 64;             // running at once (slots) in a data-parallel group
   int max_num_batched_tokens = 512;  // tokens in one step of a data-parallel group
@@ -20,6 +20,7 @@ struct SchedulerLimits {
   int block_size = 16;  // tokens in a KV block
   bool enable_prefix_caching = true;
   SequenceLimits sequence;
+  int kv_window = 0;  // tokens that the model looks back, the current one included; 0: all
 };
 
 /// What a replica brings.
@@ -47,7 +48,8 @@ struct ReplicaLoad {
 /// what is admitted meanwhile, under max_num_batched_tokens in each data-parallel group. With S
 /// pipeline stages, decodes are spread over S cohorts so that each of the S steps in flight has
 /// work. A sequence runs in one group, with slots and KV blocks of its own. When a group's blocks
-/// run out, its last sequence in order of service is preempted, to be computed again.
+/// run out, its last sequence in order of service is preempted, to be computed again. Blocks that no
+/// layer can see any more, where all have a window, are given back as a sequence goes on.
 class ReplicaBatch {
  public:
   ReplicaBatch(const SchedulerLimits& limits, const ReplicaCapacity& capacity, uint64_t epoch);
@@ -120,7 +122,11 @@ class ReplicaBatch {
   /// Tokens of prompts that were admitted and are not planned yet.
   static int QueuedTokens(const Group& group);
   /// Blocks that admitted prompts will still take.
-  static int PromisedBlocks(const Group& group);
+  int PromisedBlocks(const Group& group) const;
+  /// Most blocks that a sequence holds at once on its way to `length` tokens.
+  int MostBlocks(const Group& group, int length) const;
+  /// Gives back the blocks before what the sequence's next token sees. The plan must be complete.
+  void FreePassedBlocks(Group& group, Sequence& sequence);
   void PlanDecodes(Group& group);
   void PlanPrefills(Group& group);
   /// The sequence's next chunk, skipping what the prefix cache holds by now.

@@ -41,6 +41,7 @@ struct Sequence {
   int slot = -1;
   bool begun = false;           // the ranks know that it has the slot
   std::vector<int32_t> blocks;  // KV blocks, by position
+  int blocks_passed = 0;        // of them, the first: out of sight, and no longer held
   int blocks_told = 0;          // that the ranks know of
   PrefixCursor cached;          // blocks that the prefix cache knows
   int cached_tokens = 0;        // positions that the cache spared it
@@ -56,6 +57,7 @@ struct Sequence {
   bool MayReuse() const {
     return !sampling.has_prompt_logprobs() || prompt_scored + 1 >= prompt_length;
   }
+  int BlocksHeld() const { return static_cast<int>(blocks.size()) - blocks_passed; }
   bool SampledAll() const { return PlannedLength() - prompt_length >= max_tokens; }
 };
 

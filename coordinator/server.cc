@@ -114,6 +114,7 @@ SchedulerLimits LimitsFor(const ServerConfig& config, const ServedModel& served)
   SchedulerLimits limits = config.limits;
   limits.sequence = {served.max_model_len,
                      static_cast<int32_t>(served.model.family.spec.vocabulary)};
+  limits.kv_window = static_cast<int>(served.model.family.spec.KvWindow());
   return limits;
 }
 

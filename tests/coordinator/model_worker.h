@@ -28,9 +28,11 @@ class TextHash {
 /// reads from there. Anything that breaks the step protocol is written to `violations`.
 class ModelWorker {
  public:
-  /// `slots` and `blocks` of each of `groups` data-parallel groups.
-  ModelWorker(int slots, int blocks, int block_size, int stages, int groups = 1)
+  /// `slots` and `blocks` of each of `groups` data-parallel groups. With a `window` a token sees so
+  /// many, itself included, and blocks before what the next one sees may be given to others.
+  ModelWorker(int slots, int blocks, int block_size, int stages, int groups = 1, int window = 0)
       : block_size_(block_size),
+        window_(window),
         stages_(stages),
         slots_of_group_(slots),
         slots_(slots * groups),
@@ -45,7 +47,7 @@ class ModelWorker {
     last_step_ = plan.step();
     for (const uint32_t slot : plan.freed_slots()) {
       if (!slots_[slot].started) Violation("a slot freed that was not started");
-      for (const uint32_t block : slots_[slot].blocks) BlockOf(slot, block).holders -= 1;
+      LetGo(slot, slots_[slot], slots_[slot].blocks.size());
       slots_[slot] = {};
     }
     for (const v1::SlotStart& start : plan.starts()) {
@@ -58,6 +60,10 @@ class ModelWorker {
     result.set_step(plan.step());
     std::fill(tokens_in_group_.begin(), tokens_in_group_.end(), 0);
     for (const v1::SlotWork& work : plan.work()) RunWork(work, result);
+    for (const v1::SlotWork& work : plan.work()) {
+      Slot& slot = slots_[work.slot()];
+      if (window_ > 0) LetGo(work.slot(), slot, FirstSeen(slot.length) / block_size_);
+    }
     tokens_in_step = *std::max_element(tokens_in_group_.begin(), tokens_in_group_.end());
     tokens_computed += tokens_in_step;
     return result;
@@ -81,7 +87,9 @@ class ModelWorker {
     bool started = false;
     int length = 0;
     TextHash text;
+    std::vector<uint64_t> texts;  // after each position
     std::vector<uint32_t> blocks;
+    size_t let_go = 0;  // of the blocks, the first
     int32_t last_token = -1;
     uint64_t last_sampled_step = 0;
   };
@@ -141,8 +149,31 @@ class ModelWorker {
     return &BlockOf(id, slot.blocks[index]);
   }
 
+  /// The first position that a token at `position` sees.
+  int FirstSeen(int position) const {
+    return window_ > 0 ? std::max(0, position + 1 - window_) : 0;
+  }
+
+  void LetGo(uint32_t id, Slot& slot, size_t count) {
+    for (; slot.let_go < std::min(count, slot.blocks.size()); ++slot.let_go) {
+      BlockOf(id, slot.blocks[slot.let_go]).holders -= 1;
+    }
+  }
+
+  /// Attention of the token about to be written: all that it sees is in the slot's blocks.
+  void LookBack(uint32_t id, Slot& slot) {
+    for (int i = FirstSeen(slot.length); i < slot.length; ++i) {
+      const Block& block = BlockOf(id, slot.blocks[i / block_size_]);
+      if (block.positions[i % block_size_].text != slot.texts[i]) {
+        return Violation("what a token sees is no longer in its block");
+      }
+    }
+  }
+
   void Write(uint32_t id, Slot& slot, int32_t token) {
+    LookBack(id, slot);
     slot.text.Push(token);
+    slot.texts.push_back(slot.text.value());
     Block* const block = BlockAt(id, slot);
     if (block == nullptr) return Violation("tokens without a block");
     if (block->holders != 1) Violation("a write to a block that others hold");
@@ -155,11 +186,13 @@ class ModelWorker {
     Block* const block = BlockAt(id, slot);
     if (block == nullptr || block->positions.empty()) {
       Violation("skips what is in no block");
+      slot.texts.push_back(0);
       slot.length += 1;
       return;
     }
     const Position& there = block->positions[slot.length % block_size_];
     slot.text.Push(there.token);
+    slot.texts.push_back(slot.text.value());
     if (slot.text.value() != there.text) Violation("a skipped block holds another text");
     if (there.step >= last_step_) Violation("skips what this very step computes");
     slot.length += 1;
@@ -170,6 +203,7 @@ class ModelWorker {
   }
 
   const int block_size_;
+  const int window_;
   const int stages_;
   const int slots_of_group_;
   std::vector<Slot> slots_;

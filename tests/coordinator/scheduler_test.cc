@@ -88,6 +88,30 @@ TEST(SchedulerTest, DataParallelGroupsAreFilledEvenlyWithinTheirOwnLimits) {
   EXPECT_TRUE(worker.violations.empty()) << worker.violations[0];
 }
 
+TEST(SchedulerTest, BlocksThatLeftTheWindowAreFree) {
+  constexpr int kWindow = 20, kBudget = 16;
+  for (const bool cache : {false, true}) {
+    Scheduler scheduler({.max_num_seqs = 2,
+                         .max_num_batched_tokens = kBudget,
+                         .enable_prefix_caching = cache,
+                         .kv_window = kWindow});
+    scheduler.StartReplica({.kv_blocks = 100, .stages = 1, .vocabulary = kVocabulary}, 1);
+    ModelWorker worker(2, 100, 16, 1, 1, kWindow);
+    ASSERT_TRUE(scheduler.Add(MakeRequest(1, std::vector<int32_t>(300, 3), 200)).ok());
+    int most = 0;
+    while (scheduler.running() + scheduler.waiting() > 0) {
+      const std::optional<v1::StepPlan> plan = OnlyPlan(scheduler);
+      ASSERT_TRUE(plan);
+      ASSERT_TRUE(scheduler.Commit(worker.Run(*plan)).ok());
+      most = std::max(most, scheduler.Load(1).blocks_used);
+    }
+    // Of 500 tokens, what a chunk's first token sees and the chunk itself.
+    EXPECT_LE(most, (kWindow + kBudget) / 16 + 2);
+    EXPECT_GE(most, 2);
+    EXPECT_TRUE(worker.violations.empty()) << worker.violations[0];
+  }
+}
+
 TEST(SchedulerTest, ALostReplicasSequencesReturnInTheOrderOfTheirAdmission) {
   Scheduler scheduler({.max_num_seqs = 4, .max_num_batched_tokens = 64});
   const ReplicaCapacity capacity{100, 1, kVocabulary, 3};

@@ -26,6 +26,7 @@ struct TraceCase {
   int budget;
   bool faults = false;
   bool cache = true;
+  int window = 0;
 };
 
 void PrintTo(const TraceCase& trace, std::ostream* out) { *out << trace.name; }
@@ -47,7 +48,8 @@ class Trace {
                     .max_num_batched_tokens = trace.budget,
                     .max_queued_requests = 1 << 20,
                     .max_queued_tokens = 1 << 30,
-                    .enable_prefix_caching = trace.cache}) {
+                    .enable_prefix_caching = trace.cache,
+                    .kv_window = trace.window}) {
     for (const ReplicaCase& replica : trace.replicas) {
       replicas_.push_back({{.kv_blocks = replica.blocks,
                             .stages = replica.stages,
@@ -102,7 +104,7 @@ class Trace {
     replica.epoch = next_epoch_++;
     replica.plans.clear();
     replica.worker.emplace(trace_.max_num_seqs, replica.capacity.kv_blocks, 16,
-                           replica.capacity.stages, replica.capacity.groups);
+                           replica.capacity.stages, replica.capacity.groups, trace_.window);
     scheduler_.StartReplica(replica.capacity, replica.epoch);
   }
 
@@ -238,6 +240,8 @@ INSTANTIATE_TEST_SUITE_P(
         TraceCase{"FewBlocks", 6'000, {{1, 9}}, 16, 64},
         TraceCase{"FewBlocksAndFaults", 4'000, {{1, 7}}, 3, 5, true},
         TraceCase{"NoCache", 6'000, {{1, 20}}, 16, 64, true, false},
+        TraceCase{"Window", 6'000, {{1, 9}}, 16, 20, true, true, 17},
+        TraceCase{"WindowNoCacheTwoStages", 6'000, {{2, 12}}, 8, 64, true, false, 5},
         TraceCase{"TwoStages", 10'000, {{2, 1000}}, 16, 64},
         TraceCase{"ThreeStagesAndFaults", 6'000, {{3, 20}}, 32, 33, true},
         TraceCase{"FourStagesOneToken", 1'000, {{4, 7}}, 2, 1},
