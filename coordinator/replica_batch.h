@@ -48,8 +48,8 @@ struct ReplicaLoad {
 /// what is admitted meanwhile, under max_num_batched_tokens in each data-parallel group. With S
 /// pipeline stages, decodes are spread over S cohorts so that each of the S steps in flight has
 /// work. A sequence runs in one group, with slots and KV blocks of its own. When a group's blocks
-/// run out, its last sequence in order of service is preempted, to be computed again. Blocks that no
-/// layer can see any more, where all have a window, are given back as a sequence goes on.
+/// run out, its last sequence in order of service is preempted, to be computed again. Blocks that
+/// no layer can see any more, where all have a window, are given back as a sequence goes on.
 class ReplicaBatch {
  public:
   ReplicaBatch(const SchedulerLimits& limits, const ReplicaCapacity& capacity, uint64_t epoch);

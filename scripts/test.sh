@@ -38,7 +38,8 @@ trap finish EXIT
 echo "== set-up"
 scripts/setup.sh --dev
 SHARDLINE_SMOLLM2_GGUF=$(scripts/fetch_smollm2.sh)
-export SHARDLINE_SMOLLM2_GGUF
+SHARDLINE_GEMMA3_GGUF=$(scripts/fetch_gemma3.sh)
+export SHARDLINE_SMOLLM2_GGUF SHARDLINE_GEMMA3_GGUF
 # Made anew when the requirements change, or its Python has gone.
 if ! cmp -s tests/requirements.txt .venv/requirements.txt || ! .venv/bin/python -c "import grpc"; then
   rm -rf .venv
