@@ -49,6 +49,9 @@ class Checkpoint {
   /// Hugging Face: the named side file parsed (generation_config.json, tokenizer.json,
   /// tokenizer_config.json), or null when the directory has none. GGUF: always null.
   virtual absl::StatusOr<nlohmann::json> SideFile(std::string_view name) const = 0;
+  /// Hugging Face: the bytes of the named side file (merges.txt, tokenizer.model), or empty when
+  /// the directory has none. GGUF: always empty.
+  virtual absl::StatusOr<std::string> SideBytes(std::string_view name) const = 0;
 
   /// Hash of the configuration and of every tensor's name, dtype and shape (not of the weights):
   /// the coordinator and all ranks must agree on it.

@@ -181,6 +181,7 @@ class GgufCheckpoint : public Checkpoint {
   absl::StatusOr<nlohmann::json> SideFile(std::string_view) const override {
     return nlohmann::json();
   }
+  absl::StatusOr<std::string> SideBytes(std::string_view) const override { return std::string(); }
 
   absl::Status Parse(std::span<const std::byte> bytes) {
     Cursor cursor(bytes);

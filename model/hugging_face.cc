@@ -16,19 +16,25 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kMaxJsonBytes = 256 << 20;
+constexpr size_t kMaxSideFileBytes = 256 << 20;
 constexpr char kIndexName[] = "model.safetensors.index.json";
 constexpr char kSingleName[] = "model.safetensors";
 
-absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path) {
+absl::StatusOr<std::string> ReadSideFile(const std::string& path) {
   absl::StatusOr<std::unique_ptr<MappedFile>> file = MappedFile::Open(path);
   if (!file.ok()) return file.status();
   const std::span<const std::byte> bytes = (*file)->bytes();
-  if (bytes.size() > kMaxJsonBytes) {
+  if (bytes.size() > kMaxSideFileBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat(path, ": larger than ", kMaxJsonBytes, " bytes"));
+        absl::StrCat(path, ": larger than ", kMaxSideFileBytes, " bytes"));
   }
-  return ParseJson({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path) {
+  const absl::StatusOr<std::string> text = ReadSideFile(path);
+  if (!text.ok()) return text.status();
+  return ParseJson(*text, path);
 }
 
 class HuggingFaceCheckpoint : public Checkpoint {
@@ -42,6 +48,13 @@ class HuggingFaceCheckpoint : public Checkpoint {
     std::error_code ignored;
     if (!fs::exists(path, ignored)) return nlohmann::json();
     return ReadJsonFile(path);
+  }
+
+  absl::StatusOr<std::string> SideBytes(std::string_view name) const override {
+    const std::string path = fs::path(path_) / std::string(name);
+    std::error_code ignored;
+    if (!fs::exists(path, ignored)) return std::string();
+    return ReadSideFile(path);
   }
 
   absl::Status Load() {

@@ -15,6 +15,10 @@ namespace {
 constexpr char kGenerationConfig[] = "generation_config.json";
 constexpr char kTokenizer[] = "tokenizer.json";
 constexpr char kTokenizerConfig[] = "tokenizer_config.json";
+constexpr char kAddedTokens[] = "added_tokens.json";
+constexpr char kSentencePiece[] = "tokenizer.model";
+constexpr char kVocabulary[] = "vocab.json";
+constexpr char kMerges[] = "merges.txt";
 constexpr char kTemplateFile[] = "chat_template.jinja";
 
 std::string Origin(const Checkpoint& checkpoint, const char* file) {
@@ -102,23 +106,43 @@ absl::StatusOr<std::string> TemplateSource(const Checkpoint& checkpoint,
   return access.Error("chat_template", "a string, or a list with one named \"default\"");
 }
 
+/// The tokenizer of whichever files there are, the most explicit first; null without any.
+absl::StatusOr<std::unique_ptr<Tokenizer>> ReadTokenizer(const Checkpoint& checkpoint,
+                                                         const nlohmann::json& config) {
+  if (checkpoint.format() == CheckpointFormat::kGguf) {
+    if (!checkpoint.config().contains("tokenizer.ggml.model")) return nullptr;
+    return Tokenizer::FromGguf(checkpoint.config());
+  }
+  const absl::StatusOr<nlohmann::json> json = checkpoint.SideFile(kTokenizer);
+  if (!json.ok()) return json.status();
+  if (!json->is_null()) return Tokenizer::FromHuggingFace(*json, config);
+  const absl::StatusOr<nlohmann::json> added = checkpoint.SideFile(kAddedTokens);
+  const absl::StatusOr<std::string> sentencepiece = checkpoint.SideBytes(kSentencePiece);
+  if (!added.ok()) return added.status();
+  if (!sentencepiece.ok()) return sentencepiece.status();
+  if (!sentencepiece->empty()) {
+    return Tokenizer::FromSentencePiece(*sentencepiece, config, *added);
+  }
+  const absl::StatusOr<nlohmann::json> vocabulary = checkpoint.SideFile(kVocabulary);
+  const absl::StatusOr<std::string> merges = checkpoint.SideBytes(kMerges);
+  if (!vocabulary.ok()) return vocabulary.status();
+  if (!merges.ok()) return merges.status();
+  if (vocabulary->is_null() || merges->empty()) return nullptr;
+  return Tokenizer::FromVocabularyAndMerges(*vocabulary, *merges, config, *added);
+}
+
 absl::Status ReadText(Model& model) {
   const Checkpoint& checkpoint = *model.checkpoint;
   const bool gguf = checkpoint.format() == CheckpointFormat::kGguf;
-  const absl::StatusOr<nlohmann::json> json = checkpoint.SideFile(kTokenizer);
   const absl::StatusOr<nlohmann::json> config = checkpoint.SideFile(kTokenizerConfig);
-  if (!json.ok()) return json.status();
   if (!config.ok()) return config.status();
-  if (gguf ? checkpoint.config().contains("tokenizer.ggml.model") : !json->is_null()) {
-    absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
-        gguf ? Tokenizer::FromGguf(checkpoint.config())
-             : Tokenizer::FromHuggingFace(*json, *config);
-    if (!tokenizer.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(gguf ? checkpoint.path() : Origin(checkpoint, kTokenizer), ": ",
-                       Printable(std::string(tokenizer.status().message()))));
-    }
-    model.tokenizer = *std::move(tokenizer);
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = ReadTokenizer(checkpoint, *config);
+  if (!tokenizer.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(checkpoint.path(), ": ", Printable(std::string(tokenizer.status().message()))));
+  }
+  model.tokenizer = *std::move(tokenizer);
+  if (model.tokenizer != nullptr) {
     ModelSpec& spec = model.family.spec;
     if (model.tokenizer->vocabulary_size() > spec.vocabulary) {
       return absl::InvalidArgumentError(absl::StrCat(checkpoint.path(), ": the tokenizer has ",

@@ -20,12 +20,37 @@ struct EncodeOptions {
   bool add_special = true;
 };
 
+/// What becomes of tokens' bytes (Tokenizer::TokenBytes) on the way to text, beside joining them.
+struct TextRules {
+  /// So many spaces at the very beginning are dropped: the ones that encoding puts there.
+  int leading_spaces = 0;
+  /// As long as no text has come, each token loses one space in front (SentencePiece models that
+  /// remove extra white space).
+  bool leading_space_of_each_token = false;
+  /// All spaces of the first token are dropped (the Metaspace decoder).
+  bool first_token_without_spaces = false;
+  /// Bytes that are not UTF-8 become U+FFFD each (byte fallback), not one for what could have begun
+  /// a character (byte-level).
+  bool each_invalid_byte = false;
+};
+
 /// Text <-> token ids. Immutable and thread-safe.
 class Tokenizer {
  public:
-  /// From the parsed tokenizer.json and (may be null) tokenizer_config.json.
+  /// From the parsed tokenizer.json and (may be null) tokenizer_config.json. Errors:
+  /// kInvalidArgument naming the key and what was expected.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromHuggingFace(const nlohmann::json& tokenizer,
                                                                     const nlohmann::json& config);
+  /// From the bytes of tokenizer.model (SentencePiece), the parsed tokenizer_config.json and
+  /// added_tokens.json (either may be null).
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromSentencePiece(std::string_view model,
+                                                                      const nlohmann::json& config,
+                                                                      const nlohmann::json& added);
+  /// From the parsed vocab.json and the text of merges.txt (byte-level BPE), the parsed
+  /// tokenizer_config.json and added_tokens.json (either may be null).
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromVocabularyAndMerges(
+      const nlohmann::json& vocabulary, std::string_view merges, const nlohmann::json& config,
+      const nlohmann::json& added);
   /// From GGUF metadata ("tokenizer.ggml.*").
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromGguf(const nlohmann::json& metadata);
   virtual ~Tokenizer() = default;
@@ -44,6 +69,7 @@ class Tokenizer {
   virtual int32_t TokenId(std::string_view spelling) const = 0;
   virtual int32_t bos_token() const = 0;  // -1: none
   virtual int32_t eos_token() const = 0;  // -1: none
+  virtual TextRules text_rules() const { return {}; }
 
   /// Whole-sequence decoding; bytes that are not UTF-8 become U+FFFD. Ids out of range are
   /// kInvalidArgument.
@@ -55,7 +81,10 @@ class Tokenizer {
 class IncrementalDetokenizer {
  public:
   IncrementalDetokenizer(const Tokenizer& tokenizer, bool skip_special)
-      : tokenizer_(tokenizer), skip_special_(skip_special) {}
+      : tokenizer_(tokenizer),
+        rules_(tokenizer.text_rules()),
+        skip_special_(skip_special),
+        leading_spaces_(rules_.leading_spaces) {}
 
   /// The text that `token` completes; may be empty.
   std::string Push(int32_t token);
@@ -63,8 +92,14 @@ class IncrementalDetokenizer {
   std::string Finish();
 
  private:
+  std::string TakeWhole(bool last);
+
   const Tokenizer& tokenizer_;
+  const TextRules rules_;
   const bool skip_special_;
+  bool first_ = true;    // no token has come
+  bool no_text_ = true;  // nor any byte
+  int leading_spaces_;   // still to be dropped
   std::string pending_;  // at most 3 bytes of an unfinished character
 };
 

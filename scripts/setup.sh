@@ -16,7 +16,7 @@ packages=(
   libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libssl-dev
   libabsl-dev libopenmpi-dev openmpi-bin openssh-client
   libgtest-dev libgmock-dev libbenchmark-dev
-  nlohmann-json3-dev libpcre2-dev libspdlog-dev libcli11-dev zlib1g-dev prometheus-cpp-dev
+  nlohmann-json3-dev libpcre2-dev libicu-dev libspdlog-dev libcli11-dev zlib1g-dev prometheus-cpp-dev
   python3 python3-pip unzip
 )
 [ -z "$dev" ] || packages+=(clang lld clang-format llvm python3-venv git

@@ -114,6 +114,43 @@ void ExpectGolden(const Tokenizer& tokenizer, const std::string& name) {
   }
 }
 
+void ExpectSentencePieceGolden(const Tokenizer& tokenizer, const std::string& name) {
+  const nlohmann::json golden = ReadGzipJson("tokenizers/" + name + ".golden.gz");
+  const std::vector<std::string>& documents = MixedText();
+  ASSERT_EQ(golden["documents"].size(), documents.size());
+  int differ = 0;
+  for (size_t i = 0; i < documents.size() && differ < 3; ++i) {
+    const auto ids = tokenizer.Encode(documents[i], {.parse_special = false, .add_special = false});
+    ASSERT_TRUE(ids.ok()) << i << ": " << ids.status();
+    const auto decoded = tokenizer.Decode(*ids, /*skip_special=*/true);
+    ASSERT_TRUE(decoded.ok());
+    const nlohmann::json found = {CrcOfIds(*ids), CrcOfText(*decoded)};
+    if (found != golden["documents"][i]) {
+      ++differ;
+      ADD_FAILURE() << name << ", document " << i << ": " << found << " instead of "
+                    << golden["documents"][i] << "\n"
+                    << nlohmann::json(documents[i].substr(0, 200))
+                           .dump(-1, ' ', true, nlohmann::json::error_handler_t::replace)
+                    << "\n"
+                    << Show(*ids) << "\n"
+                    << decoded->substr(0, 200);
+    }
+    EXPECT_EQ(DecodeStream(tokenizer, *ids, true), *decoded) << name << ", document " << i;
+  }
+  const uint64_t size = tokenizer.vocabulary_size();
+  for (uint64_t n = 0; n < golden["scattered"].size(); ++n) {
+    std::vector<int32_t> ids;
+    for (uint64_t i = 0; i < 60; ++i) {
+      ids.push_back(static_cast<int32_t>(static_cast<uint32_t>(i * 2654435761 + n * 40503) % size));
+    }
+    const auto decoded = tokenizer.Decode(ids, /*skip_special=*/true);
+    ASSERT_TRUE(decoded.ok());
+    EXPECT_EQ(CrcOfText(*decoded), golden["scattered"][n].get<uint32_t>())
+        << name << ", scattered " << n << ": " << *decoded;
+    EXPECT_EQ(DecodeStream(tokenizer, ids, true), *decoded) << name << ", scattered " << n;
+  }
+}
+
 nlohmann::json AsGguf(const nlohmann::json& tokenizer, const std::string& pre) {
   const nlohmann::json& vocabulary = tokenizer["model"]["vocab"];
   std::vector<std::string> tokens(vocabulary.size());

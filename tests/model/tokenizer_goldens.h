@@ -20,6 +20,10 @@ const std::vector<std::string>& MixedText();
 /// decoding token by token. The first documents that differ fail the test.
 void ExpectGolden(const Tokenizer& tokenizer, const std::string& name);
 
+/// The same of SentencePiece's goldens (tests/golden/make_sentencepiece_goldens.py): ids, and text
+/// without special tokens.
+void ExpectSentencePieceGolden(const Tokenizer& tokenizer, const std::string& name);
+
 /// The metadata that a GGUF file with this byte-level tokenizer.json would carry.
 nlohmann::json AsGguf(const nlohmann::json& tokenizer, const std::string& pre);
 

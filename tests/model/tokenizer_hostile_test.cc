@@ -6,9 +6,9 @@
 #include <functional>
 
 #include "absl/strings/match.h"
-#include "model/byte_level.h"
 #include "model/json_access.h"
 #include "model/tokenizer.h"
+#include "model/tokenizer/byte_level.h"
 
 namespace shardline::model {
 namespace {

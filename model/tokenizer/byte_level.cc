@@ -1,4 +1,4 @@
-#include "model/byte_level.h"
+#include "model/tokenizer/byte_level.h"
 
 #include <array>
 #include <unordered_map>
@@ -32,6 +32,13 @@ const Spellings& Table() {
 }  // namespace
 
 std::string_view ByteSpelling(uint8_t byte) { return Table().of_byte[byte]; }
+
+std::string SpellBytes(std::string_view text) {
+  std::string out;
+  out.reserve(text.size() * 2);
+  for (const char byte : text) out += ByteSpelling(static_cast<uint8_t>(byte));
+  return out;
+}
 
 std::string BytesOfSpelling(std::string_view entry) {
   std::string bytes;

@@ -1,7 +1,10 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
-#include "model/pre_tokenizer.h"
+#include "model/tokenizer/split_pattern.h"
 
 #include <pcre2.h>
+
+#include <algorithm>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "model/unicode.h"
@@ -11,29 +14,79 @@ namespace shardline::model {
 const char kGpt2Pattern[] =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+const char kQwen2Pattern[] =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 namespace {
 
 constexpr size_t kMaxPatternBytes = 16 << 10;
+constexpr size_t kMaxReplacedBytes = 64 << 20;
 constexpr uint32_t kMatchLimit = 10'000'000;
 constexpr uint32_t kHeapLimitKiB = 64 << 10;
 
-/// PCRE2's \s has U+180E, which Unicode no longer calls white space.
-std::string SpellOutWhiteSpace(const std::string& regex) {
+/// What Oniguruma means by an escape and PCRE2 does not, as members of a character class.
+/// (PCRE2's \s has U+180E, which Unicode no longer calls white space, and its \w lacks marks.)
+struct Escape {
+  char name;
+  const char* members;
+};
+constexpr Escape kEscapes[] = {
+    {'s', R"(\p{White_Space})"},
+    {'w', R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})"},
+    {'h', R"(0-9a-fA-F)"},
+};
+
+bool IsScript(std::string_view name) {
+  const std::string pattern = absl::StrCat("\\p{sc:", std::string(name), "}");
+  int error = 0;
+  PCRE2_SIZE offset = 0;
+  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                   PCRE2_UTF, &error, &offset, nullptr);
+  pcre2_code_free(code);
+  return code != nullptr;
+}
+
+/// Rewrites a pattern written for Oniguruma. \p{Han} names characters whose script is Han; PCRE2
+/// would add those that several scripts share.
+std::string ForPcre(const std::string& regex) {
   std::string out;
+  bool in_class = false;
   for (size_t i = 0; i < regex.size(); ++i) {
-    if (regex[i] != '\\' || i + 1 == regex.size()) {
-      out += regex[i];
-      continue;
-    }
+    const char c = regex[i];
+    if (c == '[') in_class = true;
+    if (c == ']') in_class = false;
+    out += c;
+    if (c != '\\' || i + 1 == regex.size()) continue;
     const char escaped = regex[++i];
-    if (escaped == 's') {
-      out += "\\p{White_Space}";
-    } else if (escaped == 'S') {
-      out += "\\P{White_Space}";
+    const char lower = escaped | 0x20;
+    const auto known = std::find_if(std::begin(kEscapes), std::end(kEscapes),
+                                    [lower](const Escape& one) { return one.name == lower; });
+    const size_t end = regex.find('}', i);
+    if (known != std::end(kEscapes) && (escaped == lower || !in_class || lower == 's')) {
+      out.pop_back();
+      if (lower == 's') {
+        absl::StrAppend(&out, escaped == 's' ? "\\p" : "\\P", "{White_Space}");
+      } else if (in_class) {
+        out += known->members;
+      } else {
+        absl::StrAppend(&out, escaped == lower ? "[" : "[^", known->members, "]");
+      }
+    } else if (lower == 'p' && regex.compare(i + 1, 1, "{") == 0 && end != std::string::npos &&
+               IsScript(std::string_view(regex).substr(i + 2, end - i - 2))) {
+      absl::StrAppend(&out, std::string(1, escaped), "{sc:", regex.substr(i + 2, end - i - 2), "}");
+      i = end;
     } else {
-      out += '\\';
       out += escaped;
     }
+  }
+  return out;
+}
+
+std::string EscapeRegex(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (std::string_view("\\^$.|?*+()[]{}-#/").find(c) != std::string_view::npos) out += '\\';
+    out += c;
   }
   return out;
 }
@@ -66,6 +119,23 @@ class PcrePattern : public SplitPattern {
     }
     Assemble(text, behavior, spans, pieces);
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::string> Replace(std::string_view text,
+                                      std::string_view content) const override {
+    std::vector<MatchSpan> spans;
+    const absl::Status found = FindSpans(text, spans);
+    if (!found.ok()) return found;
+    std::string out;
+    for (const MatchSpan& span : spans) {
+      out += span.is_match ? content : text.substr(span.begin, span.end - span.begin);
+      if (out.size() > kMaxReplacedBytes) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the tokenizer's replacement makes more than ", kMaxReplacedBytes,
+                         " bytes of this text"));
+      }
+    }
+    return out;
   }
 
  private:
@@ -148,7 +218,7 @@ absl::StatusOr<std::unique_ptr<SplitPattern>> SplitPattern::Compile(const std::s
   if (regex.size() > kMaxPatternBytes || FindInvalidUtf8(regex) != std::string_view::npos) {
     return absl::InvalidArgumentError("split pattern is too long or not UTF-8");
   }
-  const std::string pattern = SpellOutWhiteSpace(regex);
+  const std::string pattern = ForPcre(regex);
   int error = 0;
   PCRE2_SIZE offset = 0;
   pcre2_code* code =
@@ -162,6 +232,10 @@ absl::StatusOr<std::unique_ptr<SplitPattern>> SplitPattern::Compile(const std::s
                                                    " at byte ", offset));
   }
   return std::make_unique<PcrePattern>(code);
+}
+
+absl::StatusOr<std::unique_ptr<SplitPattern>> SplitPattern::Literal(std::string_view text) {
+  return Compile(EscapeRegex(text));
 }
 
 }  // namespace shardline::model

@@ -10,6 +10,9 @@ namespace shardline::model {
 /// are written.
 std::string_view ByteSpelling(uint8_t byte);
 
+/// The spelling of all bytes of `text`.
+std::string SpellBytes(std::string_view text);
+
 /// The bytes that a vocabulary entry stands for; an entry with a character that spells no byte
 /// stands for its own UTF-8.
 std::string BytesOfSpelling(std::string_view entry);
