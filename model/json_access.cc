@@ -116,7 +116,9 @@ absl::StatusOr<bool> JsonAccess::BoolOr(std::string_view key, bool otherwise) co
 absl::StatusOr<std::string> JsonAccess::String(std::string_view key) const {
   const nlohmann::json* value = Find(key);
   if (value == nullptr || !value->is_string()) return Error(key, "a string");
-  return value->get<std::string>();
+  const std::string& text = value->get_ref<const std::string&>();
+  if (FindInvalidUtf8(text) != std::string_view::npos) return Error(key, "a string of UTF-8");
+  return text;
 }
 
 absl::StatusOr<std::string> JsonAccess::StringOr(std::string_view key,

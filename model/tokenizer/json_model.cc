@@ -1,4 +1,7 @@
 // The "model" of tokenizer.json.
+#include <charconv>
+#include <cmath>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -92,6 +95,29 @@ absl::Status ReadBpe(const JsonAccess& model, TokenizerParts& parts) {
   return absl::OkStatus();
 }
 
+/// A number as the tokenizers library reads it: its digits as an integer, divided by a power of
+/// ten, which may differ from the nearest double in the last place. Which of two segmentations of
+/// equal score wins hangs on it.
+double AsTheLibraryReads(double number) {
+  char text[64];
+  const auto [end, error] =
+      std::to_chars(text, text + sizeof(text), std::fabs(number), std::chars_format::fixed);
+  constexpr int kMostDigits = 19;  // that 64 bits hold
+  if (error != std::errc() || end - text > kMostDigits) return number;
+  uint64_t digits = 0;
+  double scale = 1;
+  bool fraction = false;
+  for (const char* c = text; c != end; ++c) {
+    if (*c == '.') {
+      fraction = true;
+      continue;
+    }
+    digits = digits * 10 + static_cast<uint64_t>(*c - '0');
+    if (fraction) scale *= 10;
+  }
+  return std::copysign(static_cast<double>(digits) / scale, number);
+}
+
 absl::Status ReadUnigram(const JsonAccess& model, TokenizerParts& parts) {
   const nlohmann::json* vocabulary = model.Find("vocab");
   const char* expected = "an array of [piece, score] pairs";
@@ -99,13 +125,20 @@ absl::Status ReadUnigram(const JsonAccess& model, TokenizerParts& parts) {
       static_cast<int64_t>(vocabulary->size()) > kMaxTokenId) {
     return model.Error("vocab", expected);
   }
+  std::set<std::string> special;
+  for (const AddedToken& token : parts.added) {
+    if (token.special) special.insert(token.content);
+  }
   std::vector<UnigramPiece> pieces;
   for (const nlohmann::json& entry : *vocabulary) {
     if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number()) {
       return model.Error("vocab", expected);
     }
-    parts.bytes.push_back(entry[0].get<std::string>());
-    pieces.push_back({entry[0].get<std::string>(), entry[1].get<double>()});
+    const std::string spelling = entry[0].get<std::string>();
+    parts.bytes.push_back(spelling);
+    pieces.push_back({.spelling = spelling,
+                      .score = AsTheLibraryReads(entry[1].get<double>()),
+                      .findable = !special.contains(spelling)});
   }
   const absl::StatusOr<int64_t> unknown =
       model.IntOr("unk_id", 0, static_cast<int64_t>(pieces.size()) - 1, -1);

@@ -25,7 +25,8 @@ absl::StatusOr<std::unique_ptr<SplitPattern>> ReadJsonPattern(const JsonAccess& 
 absl::StatusOr<const nlohmann::json*> JsonSequence(const JsonAccess& step, const char* key,
                                                    int nesting);
 
-/// Also makes parts.bytes the spellings of the vocabulary.
+/// Reads parts.added: text that spells a special token is not that piece of the vocabulary. Also
+/// makes parts.bytes the spellings of the vocabulary.
 absl::Status ReadJsonModel(const nlohmann::json& node, TokenizerParts& parts);
 absl::Status ReadJsonNormalizer(const nlohmann::json& node, int nesting, TokenizerParts& parts);
 absl::Status ReadJsonPreTokenizer(const nlohmann::json& node, int nesting, TokenizerParts& parts);

@@ -25,14 +25,15 @@ constexpr uint32_t kMatchLimit = 10'000'000;
 constexpr uint32_t kHeapLimitKiB = 64 << 10;
 
 /// What Oniguruma means by an escape and PCRE2 does not, as members of a character class.
-/// (PCRE2's \s has U+180E, which Unicode no longer calls white space, and its \w lacks marks.)
+/// (PCRE2's \s has U+180E, which Unicode no longer calls white space, and its \w lacks marks and
+/// letter-like symbols.)
 struct Escape {
   char name;
   const char* members;
 };
 constexpr Escape kEscapes[] = {
     {'s', R"(\p{White_Space})"},
-    {'w', R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})"},
+    {'w', R"(\p{Alphabetic}\p{M}\p{N}\p{Pc})"},
     {'h', R"(0-9a-fA-F)"},
 };
 

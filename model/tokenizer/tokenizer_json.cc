@@ -29,6 +29,10 @@ absl::Status ReadAddedTokenList(const nlohmann::json& root, TokenizerParts& part
   return absl::OkStatus();
 }
 
+absl::Status InTokenizerJson(const absl::Status& status) {
+  return absl::InvalidArgumentError(absl::StrCat("tokenizer.json: ", status.message()));
+}
+
 }  // namespace
 
 absl::Status UnsupportedInTokenizerJson(const std::string& where, const std::string& what) {
@@ -72,9 +76,15 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromHuggingFace(
   const nlohmann::json* model = access.Find("model");
   if (model == nullptr) return access.Error("model", "an object");
   TokenizerParts parts;
-  absl::Status status = ReadJsonModel(*model, parts);
-  if (status.ok()) status = ReadAddedTokenList(root, parts);
-  if (status.ok()) status = JoinAddedTokens(parts.added, kAddedTokens, parts.bytes);
+  absl::Status status = ReadAddedTokenList(root, parts);
+  if (status.ok()) status = ReadJsonModel(*model, parts);
+  if (!status.ok()) return status;
+  for (AddedToken& token : parts.added) {
+    // The vocabulary's own id goes first, as in the tokenizers library.
+    const int32_t in_vocabulary = parts.model->Find(token.content);
+    if (in_vocabulary >= 0) token.id = in_vocabulary;
+  }
+  status = JoinAddedTokens(parts.added, kAddedTokens, parts.bytes);
   if (!status.ok()) return status;
   if (parts.bytes.empty()) return access.Error("model", "a model with a vocabulary");
   const auto id_of = [&parts](const std::string& spelling) {
@@ -98,15 +108,20 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromHuggingFace(
     status = ReadJsonPostProcessor(*post_processor, 0, parts);
     if (!status.ok()) return status;
   }
+  for (const AddedToken& token : parts.added) {
+    // Decoding brings back what normalization put into the spelling: a space in front, for one.
+    if (!token.normalized || token.special) continue;
+    for (const std::unique_ptr<Normalizer>& normalizer : parts.normalizers) {
+      status = normalizer->Apply(/*first=*/true, parts.bytes[token.id]);
+      if (!status.ok()) return InTokenizerJson(status);
+    }
+  }
   const nlohmann::json* decoder = access.Find("decoder");
   if (decoder == nullptr) return UnsupportedInTokenizerJson("decoder", "null");
   status = ReadJsonDecoder(*decoder, parts);
   if (!status.ok()) return status;
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = MakeTokenizer(std::move(parts));
-  if (!tokenizer.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokenizer.json: ", tokenizer.status().message()));
-  }
+  if (!tokenizer.ok()) return InTokenizerJson(tokenizer.status());
   return tokenizer;
 }
 

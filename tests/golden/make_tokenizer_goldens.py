@@ -2,8 +2,13 @@
 """What Hugging Face's tokenizers library makes of the mixed text (tokenizers/mixed_text.py).
 
     pip install tokenizers sentencepiece
+    python tests/golden/make_tokenizer_goldens.py --bases    # tokenizer.json of the small SentencePiece models, once
     python tests/golden/make_tokenizer_goldens.py            # writes tokenizers/
     python tests/golden/make_tokenizer_goldens.py --show smollm2 17   # ids and text of document 17
+
+pipelines.json has, for each family, what its tokenizer.json says beside the vocabulary, as a merge
+patch (RFC 7386) to one of three vocabularies: SmolLM2's, and those of the small SentencePiece models
+(make_sentencepiece_goldens.py) written as tokenizer.json with transformers' own list of merges.
 
 text.json.gz is the list of documents. NAME.golden.gz holds, for each document, four checksums
 (crc32; of token ids as little-endian int32, of text as UTF-8):
@@ -13,6 +18,7 @@ text.json.gz is the list of documents. NAME.golden.gz holds, for each document, 
 and for byte-level ones "scattered": the checksums of decoding sequences of arbitrary tokens.
 """
 import argparse
+import base64
 import gzip
 import json
 import os
@@ -51,9 +57,9 @@ def encode(tokenizer, text, special):
     return tokenizer.encode(text, add_special_tokens=special).ids
 
 
-def checksums(tokenizer, text):
+def checksums(tokenizer, plain, text):
     parsed = encode(tokenizer, text, True)
-    return [crc_of_ids(encode(tokenizer, text, False)), crc_of_ids(parsed),
+    return [crc_of_ids(encode(plain, text, False)), crc_of_ids(parsed),
             crc_of_text(tokenizer.decode(parsed, skip_special_tokens=False)),
             crc_of_text(tokenizer.decode(parsed, skip_special_tokens=True))]
 
@@ -84,21 +90,84 @@ def with_split(regex):
     return tokenizer
 
 
+def read_json(*path):
+    with gzip.open(os.path.join(HERE, *path), "rt", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def merge_patch(target, patch):
+    if not isinstance(patch, dict):
+        return patch
+    target = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        target[key] = merge_patch(target.get(key), value)
+    return target
+
+
+def pipelines():
+    bases = {"smollm2": read_json("smollm2", "tokenizer.json.gz")}
+    with open(os.path.join(OUT, "pipelines.json"), encoding="utf-8") as file:
+        table = json.load(file)
+    for name, entry in table.items():
+        base = entry["base"]
+        if base not in bases:
+            bases[base] = read_json("tokenizers", base + ".json.gz")
+        yield name, merge_patch(bases[base], entry["patch"])
+
+
+def write_bases():
+    """tokenizer.json of the small SentencePiece models; in it, what pipelines.json does not replace."""
+    from sentencepiece import sentencepiece_model_pb2
+    from transformers.convert_slow_tokenizer import generate_merges
+    for name in ("spm-bpe", "spm-unigram"):
+        with gzip.open(os.path.join(OUT, name + ".model.gz")) as file:
+            proto = sentencepiece_model_pb2.ModelProto.FromString(file.read())
+        vocab = [(piece.piece, piece.score) for piece in proto.pieces]
+        root = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None,
+                "decoder": None}
+        if proto.trainer_spec.model_type == 2:
+            ids = {piece: i for i, (piece, _) in enumerate(vocab)}
+            root["model"] = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "vocab": ids,
+                             "merges": generate_merges(ids, dict(vocab))}
+        else:
+            charsmap = base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()
+            root["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+            root["model"] = {"type": "Unigram", "unk_id": proto.trainer_spec.unk_id, "vocab": vocab}
+        write(name + ".json.gz", root)
+
+
+def without_special_pieces(root):
+    """Text never spells a special token of ours; the library's Unigram model finds those that are pieces, too."""
+    special = {token["content"] for token in root["added_tokens"] if token["special"]}
+    if root["model"]["type"] != "Unigram":
+        return root
+    vocab = [[f"\U0010f000{i}" if piece in special else piece, score] for i, (piece, score) in enumerate(root["model"]["vocab"])]
+    added = [token for token in root["added_tokens"] if not token["special"]]
+    return {**root, "post_processor": None, "added_tokens": added, "model": {**root["model"], "vocab": vocab}}
+
+
 def all_tokenizers():
-    """name -> (tokenizer, whether it is byte-level)"""
-    table = {"smollm2": (smollm2(), True)}
+    """name -> (tokenizer, the same for text that spells special tokens, whether it is byte-level)"""
+    table = {"smollm2": (smollm2(), smollm2(), True)}
+    for name, root in pipelines():
+        byte_level = "ByteLevel" in json.dumps(root["decoder"])
+        plain = Tokenizer.from_str(json.dumps(without_special_pieces(root)))
+        table["json-" + name] = (Tokenizer.from_str(json.dumps(root)), plain, byte_level)
     for name, regex in SPLITS.items():
-        table[name] = (with_split(regex), True)
+        table[name] = (with_split(regex), with_split(regex), True)
     return table
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--show", nargs=2, metavar=("NAME", "DOCUMENT"))
+    parser.add_argument("--bases", action="store_true")
     args = parser.parse_args()
+    if args.bases:
+        return write_bases()
     documents = mixed_text.documents()
     if args.show:
-        tokenizer, _ = all_tokenizers()[args.show[0]]
+        tokenizer, _, _ = all_tokenizers()[args.show[0]]
         text = documents[int(args.show[1])]
         for special in (False, True):
             ids = encode(tokenizer, text, special)
@@ -106,9 +175,9 @@ def main():
         print(repr(text), repr(tokenizer.decode(ids, skip_special_tokens=False)), sep="\n")
         return
     write("text.json.gz", documents)
-    for name, (tokenizer, byte_level) in all_tokenizers().items():
+    for name, (tokenizer, plain, byte_level) in all_tokenizers().items():
         golden = {"by": "tokenizers " + tokenizers.__version__,
-                  "documents": [checksums(tokenizer, text) for text in documents]}
+                  "documents": [checksums(tokenizer, plain, text) for text in documents]}
         if byte_level:
             golden["scattered"] = scattered(tokenizer)
         write(name + ".golden.gz", golden)

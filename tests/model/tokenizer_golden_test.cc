@@ -1,7 +1,9 @@
 // Tokenizers against the oracle's ids and texts (tests/golden/make_tokenizer_goldens.py).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 #include "model/checkpoint.h"
 #include "tokenizer_goldens.h"
@@ -43,6 +45,59 @@ TEST_P(NamedSplit, EqualsTheOracle) {
   ExpectGolden(**tokenizer, GetParam());
 }
 INSTANTIATE_TEST_SUITE_P(Gguf, NamedSplit, testing::Values("gpt-2", "llama-bpe", "qwen2"));
+
+/// What tokenizer.json of each family says beside the vocabulary.
+const nlohmann::json& Pipelines() {
+  static const auto& json =
+      *new nlohmann::json(nlohmann::json::parse(ReadGzip("tokenizers/pipelines.json")));
+  return json;
+}
+
+std::vector<std::string> PipelineNames() {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : Pipelines().items()) names.push_back(name);
+  return names;
+}
+
+class TokenizerJson : public testing::TestWithParam<std::string> {};
+TEST_P(TokenizerJson, EqualsTheOracle) {
+  const nlohmann::json& entry = Pipelines()[GetParam()];
+  const std::string base = entry["base"].get<std::string>();
+  nlohmann::json root =
+      base == "smollm2" ? SmolLm2() : ReadGzipJson("tokenizers/" + base + ".json.gz");
+  root.merge_patch(entry["patch"]);
+  const auto tokenizer = Tokenizer::FromHuggingFace(root, nullptr);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  ExpectGolden(**tokenizer, "json-" + GetParam());
+}
+INSTANTIATE_TEST_SUITE_P(Families, TokenizerJson, testing::ValuesIn(PipelineNames()),
+                         [](const testing::TestParamInfo<std::string>& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+/// The same vocabulary as vocab.json and merges.txt.
+TEST(VocabularyAndMerges, EqualsTheOracle) {
+  std::string merges = "#version: 0.2\n";
+  for (const nlohmann::json& merge : SmolLm2()["model"]["merges"]) {
+    merges += merge.is_string() ? merge.get<std::string>()
+                                : merge[0].get<std::string>() + " " + merge[1].get<std::string>();
+    merges += "\n";
+  }
+  nlohmann::json config = {{"added_tokens_decoder", nlohmann::json::object()}};
+  for (const nlohmann::json& added : SmolLm2()["added_tokens"]) {
+    config["added_tokens_decoder"][std::to_string(added["id"].get<int>())] = added;
+  }
+  for (const auto& [name, golden] :
+       {std::pair("GPT2Tokenizer", "json-gpt2"), std::pair("Qwen2Tokenizer", "json-qwen2")}) {
+    config["tokenizer_class"] = name;
+    const auto tokenizer =
+        Tokenizer::FromVocabularyAndMerges(SmolLm2()["model"]["vocab"], merges, config, nullptr);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    ExpectGolden(**tokenizer, golden);
+  }
+}
 
 }  // namespace
 }  // namespace shardline::model
