@@ -138,8 +138,8 @@ absl::Status ReadText(Model& model) {
   if (!config.ok()) return config.status();
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = ReadTokenizer(checkpoint, *config);
   if (!tokenizer.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(checkpoint.path(), ": ", Printable(std::string(tokenizer.status().message()))));
+    return absl::InvalidArgumentError(absl::StrCat(
+        checkpoint.path(), ": ", Printable(std::string(tokenizer.status().message()))));
   }
   model.tokenizer = *std::move(tokenizer);
   if (model.tokenizer != nullptr) {
