@@ -53,6 +53,10 @@ class Checkpoint {
   /// the directory has none. GGUF: always empty.
   virtual absl::StatusOr<std::string> SideBytes(std::string_view name) const = 0;
 
+  /// Lets go of the file pages that were read; they come back when read again. To be called while
+  /// and after weights are copied, so that a rank holds its shard once.
+  virtual void ReleasePages() const {}
+
   /// Hash of the configuration and of every tensor's name, dtype and shape (not of the weights):
   /// the coordinator and all ranks must agree on it.
   uint64_t Fingerprint() const;

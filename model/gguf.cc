@@ -178,6 +178,9 @@ class GgufCheckpoint : public Checkpoint {
   explicit GgufCheckpoint(std::string path) { path_ = std::move(path); }
 
   CheckpointFormat format() const override { return CheckpointFormat::kGguf; }
+  void ReleasePages() const override {
+    if (file != nullptr) file->ReleasePages();
+  }
   absl::StatusOr<nlohmann::json> SideFile(std::string_view) const override {
     return nlohmann::json();
   }

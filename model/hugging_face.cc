@@ -43,6 +43,10 @@ class HuggingFaceCheckpoint : public Checkpoint {
 
   CheckpointFormat format() const override { return CheckpointFormat::kHuggingFace; }
 
+  void ReleasePages() const override {
+    for (const std::unique_ptr<MappedFile>& file : files_) file->ReleasePages();
+  }
+
   absl::StatusOr<nlohmann::json> SideFile(std::string_view name) const override {
     const std::string path = fs::path(path_) / std::string(name);
     std::error_code ignored;

@@ -37,6 +37,11 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
       new MappedFile(static_cast<const std::byte*>(data), static_cast<size_t>(info.st_size)));
 }
 
+void MappedFile::ReleasePages() const {
+  // A read-only mapping of a file has nothing to lose.
+  madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() { munmap(const_cast<std::byte*>(data_), size_); }
 
 }  // namespace shardline::model

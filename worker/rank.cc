@@ -26,6 +26,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr uint32_t kProtocolVersion = 2;
+constexpr int64_t kReleaseBytes = 256 << 20;  // loaded between two releases of file pages
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -207,7 +208,12 @@ class Rank {
 
     absl::StatusOr<ShardWeights> loaded =
         LoadShard(device_, *weights, spec_.tied_embeddings, dims, shard_, options,
-                  [this](int64_t bytes, int64_t total) { ReportProgress(bytes, total); });
+                  [this, released = int64_t{0}](int64_t bytes, int64_t total) mutable {
+                    ReportProgress(bytes, total);
+                    if (bytes - released < kReleaseBytes && bytes < total) return;
+                    checkpoint_->ReleasePages();
+                    released = bytes;
+                  });
     if (!loaded.ok()) return loaded.status();
     weights_ = *std::move(loaded);
     geometry_ = {static_cast<int>(shard_.layers.size()),
