@@ -22,6 +22,8 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
     });
   };
   pass("metrics-listen", "HOST:PORT of Prometheus' metrics, at /metrics (default: none)");
+  pass("expert-placement",
+       "Where experts go: a file as `shardline status --experts --save-placement` makes");
   pass("served-model-name", "Name for clients (default: from the path)");
   pass("dtype", "Weights: auto (as stored), float32, bfloat16");
   pass("compute-dtype", "Products: auto (as fast as the device can), float32");

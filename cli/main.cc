@@ -110,9 +110,9 @@ struct Commands {
   GenerateOptions generate, chat;
   BatchOptions batch;
   BenchOptions bench;
-  ClientOptions status, drain, undrain, models, tokenize;
+  StatusOptions status;
+  ClientOptions drain, undrain, models, tokenize;
   bool raw = false;
-  bool json = false, watch = false;
   bool wait = false;
   std::string replica;
   std::string text;
@@ -176,10 +176,24 @@ void AddCommands(CLI::App& app, Commands& commands) {
   CLI::App& status = *app.add_subcommand("status", "Show the cluster; exit code 0 if it serves");
   status.footer(
       "Examples:\n  shardline status --watch\n"
+      "  shardline status --experts --save-placement experts.txt --spare-experts 2\n"
       "  until shardline status >/dev/null 2>&1; do sleep 1; done");
-  AddFlag(status, "json", commands.json, "As one line of JSON");
-  AddFlag(status, "watch", commands.watch, "Again each second, until Ctrl-C");
-  AddClientFlags(status, commands.status);
+  AddFlag(status, "json", commands.status.json, "As one line of JSON");
+  CLI::Option* watch =
+      AddFlag(status, "watch", commands.status.watch, "Again each second, until Ctrl-C");
+  CLI::Option* experts = AddFlag(status, "experts", commands.status.experts,
+                                 "How a mixture's experts were used, by layer and rank");
+  AddOption(status, "replica", commands.status.replica,
+            "Whose experts (default: the first that serves)")
+      ->needs(experts);
+  AddOption(status, "save-placement", commands.status.save_placement,
+            "Write a placement of the experts that follows their load, for --expert-placement")
+      ->needs(experts)
+      ->excludes(watch);
+  AddOption(status, "spare-experts", commands.status.spare_experts,
+            "Copies of hot experts in that placement, a layer")
+      ->needs(experts);
+  AddClientFlags(status, commands.status.client);
 
   CLI::App& drain = *app.add_subcommand("drain", "Let a replica finish and take nothing new");
   drain.footer("Example:\n  shardline drain 1 --wait");
@@ -231,7 +245,7 @@ ExitCode Run(const CLI::App& app, Commands& commands) {
     return RunChat(commands.chat);
   }
   if (app.got_subcommand("status")) {
-    return RunStatus(commands.status, commands.json, commands.watch);
+    return RunStatus(commands.status);
   }
   if (app.got_subcommand("drain")) {
     return RunDrain(commands.drain, commands.replica, commands.wait);

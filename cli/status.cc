@@ -8,6 +8,7 @@
 #include <iostream>
 #include <thread>
 
+#include "cli/experts.h"
 #include "shardline/v1/admin.grpc.pb.h"
 
 namespace shardline::cli {
@@ -82,17 +83,13 @@ void Print(const v1::GetStatusResponse& status) {
               static_cast<unsigned long>(counters.steps()));
 }
 
-ExitCode ShowOnce(v1::Admin::Stub& stub, const ClientOptions& options, bool json, bool clear) {
+ExitCode ShowOnce(v1::Admin::Stub& stub, const StatusOptions& options) {
   grpc::ClientContext context;
-  SetDeadline(options.timeout > 0 ? options.timeout : kDefaultTimeoutSeconds, context);
+  SetStatusDeadline(options.client, context);
   v1::GetStatusResponse response;
   const grpc::Status status = stub.GetStatus(&context, {}, &response);
-  if (clear) std::printf("\033[H\033[J");
-  if (!status.ok()) {
-    std::fflush(stdout);
-    return Report(status, options.address);
-  }
-  if (json) {
+  if (!status.ok()) return Report(status, options.client.address);
+  if (options.json) {
     std::printf("%s\n", ToJson(response, /*all_fields=*/true).c_str());
   } else {
     Print(response);
@@ -103,16 +100,25 @@ ExitCode ShowOnce(v1::Admin::Stub& stub, const ClientOptions& options, bool json
 
 }  // namespace
 
-ExitCode RunStatus(const ClientOptions& options, bool json, bool watch) {
-  const auto channel = Connect(options);
+void SetStatusDeadline(const ClientOptions& options, grpc::ClientContext& context) {
+  SetDeadline(options.timeout > 0 ? options.timeout : kDefaultTimeoutSeconds, context);
+}
+
+ExitCode RunStatus(const StatusOptions& options) {
+  const auto channel = Connect(options.client);
   if (!channel.ok()) return ReportUsage(std::string(channel.status().message()));
   const auto stub = v1::Admin::NewStub(*channel);
-  const bool clear = watch && !json && isatty(STDOUT_FILENO) != 0;
+  if (!options.save_placement.empty()) return SavePlacement(*stub, options);
+  const bool clear = options.watch && !options.json && isatty(STDOUT_FILENO) != 0;
   while (true) {
-    const ExitCode code = ShowOnce(*stub, options, json, clear);
-    if (!watch || std::ferror(stdout) != 0) return code;
+    if (clear) {
+      std::printf("\033[H\033[J");
+      std::fflush(stdout);
+    }
+    const ExitCode code = options.experts ? ShowExperts(*stub, options) : ShowOnce(*stub, options);
+    if (!options.watch || std::ferror(stdout) != 0) return code;
     std::this_thread::sleep_for(std::chrono::seconds(1));
-    if (!json && !clear) std::printf("\n");
+    if (!options.json && !clear) std::printf("\n");
   }
 }
 

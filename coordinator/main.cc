@@ -53,6 +53,8 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
   app.add_flag("--enable-expert-parallel", config.layout.expert_parallel,
                "Mixture of experts: whole experts, placed over a stage's ranks")
       ->envname("SHARDLINE_ENABLE_EXPERT_PARALLEL");
+  option("expert-placement", config.expert_placement,
+         "Where experts go: a file as `shardline status --experts --save-placement` makes");
   option("dtype", config.dtype, "Weights: auto (as stored), float32, bfloat16");
   option("compute-dtype", config.compute_dtype,
          "Products: auto (as fast as the device can, rounding activations to bfloat16 or int8 "

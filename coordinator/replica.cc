@@ -151,6 +151,9 @@ void Replica::AdvanceLocked() {
     load.set_pipeline_parallel_size(layout_.pp);
     load.set_data_parallel_size(layout_.dp);
     load.set_tensor_parallel_size(layout_.tp);
+    if (layout_.dp * layout_.tp != options_.layout.dp * options_.layout.tp) {
+      load.clear_expert_placement();  // it is for another number of ranks
+    }
     spdlog::info("replica {}: all {} ranks attached; loading, epoch {}", options_.name,
                  ranks_.size(), epoch_);
     SendToAll(std::move(message));
@@ -228,6 +231,9 @@ void Replica::Receive(uint64_t epoch, int rank_index, v1::WorkerMessage message)
       rank.ready = true;
       AdvanceLocked();
       break;
+    case v1::WorkerMessage::kExpertLoad:
+      TakeExpertLoadLocked(rank_index, std::move(*message.mutable_expert_load()));
+      break;
     case v1::WorkerMessage::kFailure:
       LoseLocked(absl::InternalError(
           absl::StrCat("rank ", rank_index, " failed: ", message.failure().message())));
@@ -257,6 +263,10 @@ void Replica::LoseLocked(const absl::Status& reason) {
     if (rank.stream != nullptr) rank.stream->Close(reason);
     rank = Rank{};
   }
+  for (const ExpertLoadQuery& query : queries_) {
+    query.done(absl::UnavailableError("the ranks were lost before they all answered"));
+  }
+  queries_.clear();
   state_ = v1::REPLICA_STATE_WAITING;
   kv_blocks_ = 0;
   epoch_ = options_.next_epoch();
@@ -267,6 +277,35 @@ void Replica::SetDraining(bool draining) {
   if (std::exchange(draining_, draining) == draining) return;
   spdlog::info("replica {}: {}", options_.name, draining ? "draining" : "takes requests again");
   if (state_ == v1::REPLICA_STATE_SERVING) engine_.SetDraining(epoch_, draining);
+}
+
+void Replica::AskExpertLoad(ExpertLoadCallback done) {
+  std::lock_guard lock(mutex_);
+  if (state_ != v1::REPLICA_STATE_SERVING) {
+    return done(absl::UnavailableError(
+        absl::StrCat("replica ", options_.name, " does not serve; `shardline status` tells why")));
+  }
+  auto message = std::make_shared<v1::CoordinatorMessage>();
+  message->mutable_report_expert_load()->set_query(next_query_);
+  const int ranks = static_cast<int>(ranks_.size());
+  ExpertCounts counts{options_.name, layout_, std::vector<v1::RankExpertLoad>(ranks)};
+  queries_.push_back({next_query_++, std::move(done), std::move(counts), ranks});
+  SendToAll(std::move(message));
+}
+
+void Replica::TakeExpertLoadLocked(int rank, v1::RankExpertLoad report) {
+  const auto query = std::find_if(queries_.begin(), queries_.end(), [&](const auto& one) {
+    return one.id == report.query() && one.counts.ranks[rank].query() == 0;
+  });
+  if (query == queries_.end()) {
+    return LoseLocked(
+        absl::InternalError(absl::StrCat("rank ", rank, " reports expert load unasked")));
+  }
+  query->counts.ranks[rank] = std::move(report);
+  if (--query->missing > 0) return;
+  ExpertLoadQuery answered = std::move(*query);
+  queries_.erase(query);
+  answered.done(std::move(answered.counts));
 }
 
 void Replica::Shutdown(const std::string& reason) {
@@ -315,6 +354,11 @@ void Replica::SendStep(uint64_t epoch, const v1::StepPlan& plan) {
   *message->mutable_step() = plan;
   std::lock_guard lock(mutex_);
   if (epoch == epoch_) SendToAll(std::move(message));
+}
+
+bool Replica::serving() const {
+  std::lock_guard lock(mutex_);
+  return state_ == v1::REPLICA_STATE_SERVING;
 }
 
 v1::ReplicaStatus Replica::Status() const {

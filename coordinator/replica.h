@@ -7,8 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "coordinator/engine.h"
+#include "coordinator/expert_load.h"
 #include "parallel/layout.h"
 #include "shardline/v1/admin.pb.h"
 #include "shardline/v1/worker_control.pb.h"
@@ -68,6 +69,12 @@ class Replica : public std::enable_shared_from_this<Replica> {
   void SetDraining(bool draining);
 
   v1::ReplicaStatus Status() const;
+  bool serving() const;
+
+  /// How the ranks' experts were used; kUnavailable when the replica does not serve. `done` is
+  /// called once, now or later, on any thread; it must not call back.
+  using ExpertLoadCallback = std::function<void(absl::StatusOr<ExpertCounts>)>;
+  void AskExpertLoad(ExpertLoadCallback done);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -83,6 +90,14 @@ class Replica : public std::enable_shared_from_this<Replica> {
     bool ready = false;
   };
 
+  struct ExpertLoadQuery {
+    uint64_t id;
+    ExpertLoadCallback done;
+    ExpertCounts counts;
+    int missing;
+  };
+
+  void TakeExpertLoadLocked(int rank, v1::RankExpertLoad report);
   void SendToAll(std::shared_ptr<const v1::CoordinatorMessage> message);
   void AdvanceLocked();
   void LoseLocked(const absl::Status& reason);
@@ -108,6 +123,8 @@ class Replica : public std::enable_shared_from_this<Replica> {
   std::vector<Rank> ranks_;
   uint32_t kv_blocks_ = 0;
   std::string last_error_;
+  std::vector<ExpertLoadQuery> queries_;  // that ranks have not all answered
+  uint64_t next_query_ = 1;
   Clock::time_point first_attached_;
   bool shut_down_ = false;
 };

@@ -74,21 +74,33 @@ std::vector<std::shared_ptr<Replica>> ReplicaSet::All() const {
   return all;
 }
 
+absl::StatusOr<std::shared_ptr<Replica>> ReplicaSet::Find(const std::string& name) const {
+  std::lock_guard lock(mutex_);
+  const auto found = replicas_.find(name);
+  if (found != replicas_.end()) return found->second;
+  const auto append = [](std::string* out, const auto& entry) { out->append(entry.first); };
+  return absl::NotFoundError(
+      absl::StrCat("no replica \"", name.substr(0, kMaxNameBytes),
+                   "\"; there are: ", absl::StrJoin(replicas_, ", ", append)));
+}
+
 absl::Status ReplicaSet::SetDraining(const std::string& name, bool draining) {
-  std::shared_ptr<Replica> replica;
-  {
-    std::lock_guard lock(mutex_);
-    const auto found = replicas_.find(name);
-    if (found == replicas_.end()) {
-      const auto append = [](std::string* out, const auto& entry) { out->append(entry.first); };
-      return absl::NotFoundError(
-          absl::StrCat("no replica \"", name.substr(0, kMaxNameBytes),
-                       "\"; there are: ", absl::StrJoin(replicas_, ", ", append)));
-    }
-    replica = found->second;
-  }
-  replica->SetDraining(draining);
+  const absl::StatusOr<std::shared_ptr<Replica>> replica = Find(name);
+  if (!replica.ok()) return replica.status();
+  (*replica)->SetDraining(draining);
   return absl::OkStatus();
+}
+
+void ReplicaSet::AskExpertLoad(const std::string& name, Replica::ExpertLoadCallback done) {
+  if (!name.empty()) {
+    const absl::StatusOr<std::shared_ptr<Replica>> replica = Find(name);
+    if (!replica.ok()) return done(replica.status());
+    return (*replica)->AskExpertLoad(std::move(done));
+  }
+  for (const std::shared_ptr<Replica>& replica : All()) {
+    if (replica->serving()) return replica->AskExpertLoad(std::move(done));
+  }
+  done(absl::UnavailableError("no replica serves; `shardline status` tells why"));
 }
 
 void ReplicaSet::CheckTimeouts() {

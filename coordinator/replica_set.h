@@ -26,6 +26,9 @@ class ReplicaSet {
   /// As Replica::Attach, of the replica that the rank names. kInvalidArgument for a bad name.
   absl::StatusOr<Attached> Attach(const v1::Hello& hello, std::shared_ptr<RankStream> stream);
 
+  /// As Replica's, of the named replica, or, without a name, of the first that serves. kNotFound
+  /// for an unknown name.
+  void AskExpertLoad(const std::string& name, Replica::ExpertLoadCallback done);
   /// kNotFound naming those that there are.
   absl::Status SetDraining(const std::string& name, bool draining);
   /// As Replica's, for each.
@@ -37,6 +40,8 @@ class ReplicaSet {
 
  private:
   std::vector<std::shared_ptr<Replica>> All() const;
+  /// kNotFound naming those that there are.
+  absl::StatusOr<std::shared_ptr<Replica>> Find(const std::string& name) const;
   std::shared_ptr<Replica> MakeLocked(const std::string& name);
 
   const ReplicaOptions options_;

@@ -78,6 +78,12 @@ absl::Status CheckCallFields(const v1::GenerateRequest& request, int answers) {
 
 }  // namespace
 
+bool ServedModel::HasMixture() const {
+  const std::vector<model::LayerSpec>& layers = model.family.spec.layers;
+  return std::any_of(layers.begin(), layers.end(),
+                     [](const model::LayerSpec& layer) { return layer.mixture; });
+}
+
 absl::Status CheckModelName(const ServedModel& served, const std::string& name) {
   if (name.empty() || name == served.name) return absl::OkStatus();
   return absl::NotFoundError(

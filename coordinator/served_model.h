@@ -17,6 +17,9 @@ struct ServedModel {
   model::Model model;
   SpecialFence special_fence;
   int max_model_len = 0;
+  std::string expert_placement;  // for the ranks; empty: round-robin
+
+  bool HasMixture() const;
 };
 
 /// A client's request, checked and translated.

@@ -22,6 +22,7 @@
 #include "coordinator/server_security.h"
 #include "coordinator/services.h"
 #include "coordinator/worker_service.h"
+#include "model/mapped_file.h"
 #include "model/spec.h"
 
 namespace shardline::coordinator {
@@ -55,6 +56,29 @@ absl::Status CheckLayout(const model::ModelSpec& spec, const parallel::Layout& l
   return parallel::PlanShards(model::DimsOf(spec, 1), layout).status();
 }
 
+/// The content of --expert-placement's file, or nothing without one; it suits model and layout.
+absl::StatusOr<std::string> ReadExpertPlacement(const ServerConfig& config,
+                                                const parallel::ModelDims& dims) {
+  const std::string& path = config.expert_placement;
+  if (path.empty()) return "";
+  if (!config.layout.expert_parallel) {
+    return absl::InvalidArgumentError("--expert-placement needs --enable-expert-parallel");
+  }
+  const absl::StatusOr<std::unique_ptr<model::MappedFile>> file = model::MappedFile::Open(path);
+  if (!file.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--expert-placement: ", file.status().message()));
+  }
+  const std::span<const std::byte> bytes = (*file)->bytes();
+  std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const absl::Status parsed = parallel::ParsePlacements(text, dims.layers, dims.experts,
+                                                        config.layout.dp * config.layout.tp)
+                                  .status();
+  if (parsed.ok()) return text;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--expert-placement: ", path, ": ", parsed.message()));
+}
+
 absl::StatusOr<ServedModel> OpenServedModel(const ServerConfig& config) {
   absl::StatusOr<model::Model> model = model::OpenModel(config.model_path);
   if (!model.ok()) return model.status();
@@ -63,6 +87,9 @@ absl::StatusOr<ServedModel> OpenServedModel(const ServerConfig& config) {
   if (!fits.ok()) return fits;
 
   ServedModel served;
+  absl::StatusOr<std::string> placement = ReadExpertPlacement(config, model::DimsOf(spec, 1));
+  if (!placement.ok()) return placement.status();
+  served.expert_placement = *std::move(placement);
   std::filesystem::path path(config.model_path);
   if (!path.has_filename()) path = path.parent_path();
   served.name = config.served_model_name;
@@ -96,6 +123,7 @@ v1::LoadPlan MakeLoadPlan(const ServerConfig& config, const ServedModel& served)
   plan.set_data_parallel_size(config.layout.dp);
   plan.set_tensor_parallel_size(config.layout.tp);
   plan.set_expert_parallel(config.layout.expert_parallel);
+  plan.set_expert_placement(served.expert_placement);
   plan.set_dtype(config.dtype);
   plan.set_compute_dtype(config.compute_dtype);
   plan.set_quantization(config.quantization);

@@ -21,6 +21,7 @@ struct ServerConfig {
 
   int replicas = 1;                     // expected, of this layout; others may join
   parallel::Layout layout;              // of a replica
+  std::string expert_placement;         // a file; empty: round-robin
   std::string dtype = "auto";           // auto (as stored), float32, bfloat16
   std::string compute_dtype = "auto";   // auto (low precision where it is fast), float32
   std::string quantization = "none";    // of float weights at load: none, int8, int4

@@ -2,12 +2,19 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace shardline::parallel {
 
 ExpertPlacement ExpertPlacement::RoundRobin(int experts, int ranks) {
   ExpertPlacement placement;
   for (int expert = 0; expert < experts; ++expert) placement.holders_.push_back({expert % ranks});
+  return placement;
+}
+
+ExpertPlacement ExpertPlacement::FromHolders(std::vector<std::vector<int>> holders) {
+  ExpertPlacement placement;
+  placement.holders_ = std::move(holders);
   return placement;
 }
 
@@ -30,9 +37,13 @@ ExpertPlacement ExpertPlacement::FromLoad(std::span<const double> load, int rank
     order.insert(order.end(), copies[expert], expert);
   std::stable_sort(order.begin(), order.end(),
                    [&](int a, int b) { return per_copy(a) > per_copy(b); });
-  const int total = static_cast<int>(order.size());
-  std::vector<int> room(ranks);
-  for (int rank = 0; rank < ranks; ++rank) room[rank] = total / ranks + (rank < total % ranks);
+  // Every rank holds `each`, and as many as the remainder one more: whichever turn out to be idle.
+  const int each = static_cast<int>(order.size()) / ranks;
+  int more = static_cast<int>(order.size()) % ranks;
+  std::vector<int> held(ranks, 0);
+  const auto has_room = [&](int rank) {
+    return held[rank] < each || (held[rank] == each && more > 0);
+  };
   std::vector<double> busy(ranks, 0.0);
   ExpertPlacement placement;
   placement.holders_.resize(experts);
@@ -46,14 +57,15 @@ ExpertPlacement ExpertPlacement::FromLoad(std::span<const double> load, int rank
     int best = -1;
     for (int rank = 0; rank < ranks; ++rank) {
       if (!usable(rank)) continue;
-      if (best < 0 || (room[rank] > 0) > (room[best] > 0) ||
-          ((room[rank] > 0) == (room[best] > 0) &&
-           (busy[rank] < busy[best] || (busy[rank] == busy[best] && room[rank] > room[best])))) {
+      if (best < 0 || has_room(rank) > has_room(best) ||
+          (has_room(rank) == has_room(best) &&
+           (busy[rank] < busy[best] || (busy[rank] == busy[best] && held[rank] < held[best])))) {
         best = rank;
       }
     }
     holders.push_back(best);
-    --room[best];
+    if (held[best] == each) --more;
+    ++held[best];
     busy[best] += per_copy(expert);
   }
   for (std::vector<int>& holders : placement.holders_) std::sort(holders.begin(), holders.end());

@@ -19,6 +19,9 @@ class ExpertPlacement {
   /// many copies, but for a remainder.
   static ExpertPlacement FromLoad(std::span<const double> load, int ranks, int spare);
 
+  /// As listed, [expert][holders]: not empty, ascending, without repetition.
+  static ExpertPlacement FromHolders(std::vector<std::vector<int>> holders);
+
   /// Holders of one expert, ascending.
   std::span<const int> Holders(int expert) const { return holders_[expert]; }
   int experts() const { return static_cast<int>(holders_.size()); }
@@ -35,6 +38,8 @@ class ExpertPlacement {
   /// Load of the busiest rank over the mean load, with a replicated expert's load shared equally;
   /// 1 is perfect. 1 without load.
   double Imbalance(std::span<const double> load, int ranks) const;
+
+  bool operator==(const ExpertPlacement&) const = default;
 
  private:
   std::vector<std::vector<int>> holders_;  // by expert

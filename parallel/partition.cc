@@ -203,7 +203,8 @@ std::vector<Range> SplitLayers(std::span<const double> costs, double first_extra
   return ranges;
 }
 
-absl::StatusOr<std::vector<RankShard>> PlanShards(const ModelDims& dims, const Layout& layout) {
+absl::StatusOr<std::vector<RankShard>> PlanShards(const ModelDims& dims, const Layout& layout,
+                                                  const LayerPlacements& placements) {
   if (absl::Status status = Validate(layout); !status.ok()) return status;
   if (absl::Status status = CheckDims(dims); !status.ok()) return status;
   if (absl::Status status = CheckFits(dims, layout); !status.ok()) return status;
@@ -225,6 +226,7 @@ absl::StatusOr<std::vector<RankShard>> PlanShards(const ModelDims& dims, const L
   std::vector<ExpertPlacement> experts;
   if (layout.expert_parallel) {
     experts.assign(dims.layers, ExpertPlacement::RoundRobin(dims.experts, layout.dp * layout.tp));
+    for (const auto& [layer, placement] : placements) experts[layer] = placement;
   }
 
   std::vector<RankShard> shards(layout.world());

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "parallel/expert_placement.h"
+#include "parallel/expert_placement_text.h"
 #include "parallel/layout.h"
 #include "parallel/range.h"
 
@@ -72,8 +73,11 @@ struct RankShard {
 
 /// The shard of every rank, in rank order. Errors (kInvalidArgument, naming the flag, the model's
 /// size and the largest value that works): more stages than layers, more tensor-parallel ranks than
-/// query heads, feed-forward rows or vocabulary rows.
-absl::StatusOr<std::vector<RankShard>> PlanShards(const ModelDims& dims, const Layout& layout);
+/// query heads, feed-forward rows or vocabulary rows. Under expert parallelism `placements` must
+/// suit model and layout, as ParsePlacements() checks; experts of layers without one are placed
+/// round-robin.
+absl::StatusOr<std::vector<RankShard>> PlanShards(const ModelDims& dims, const Layout& layout,
+                                                  const LayerPlacements& placements = {});
 
 /// How one weight is cut. Matrices are stored [out, in]. Megatron's terms (Shoeybi et al., 2019): a
 /// column-parallel weight is cut along `out` and needs no sum; a row-parallel one is cut along `in`

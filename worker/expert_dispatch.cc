@@ -1,5 +1,6 @@
 #include "worker/expert_dispatch.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -40,7 +41,8 @@ ExpertDispatch::ExpertDispatch(kernels::Device& device, kernels::Activation acti
       experts_per_token_(experts_per_token),
       group_(stage_group),
       tokens_to_(stage_group.size()),
-      counts_(static_cast<size_t>(stage_group.size()) * stage_group.size()),
+      rows_to_(stage_group.size()),
+      rows_from_(stage_group.size()),
       send_bytes_(stage_group.size()),
       receive_bytes_(stage_group.size()) {}
 
@@ -65,7 +67,7 @@ void ExpertDispatch::Pack(const parallel::ExpertPlacement& placement, Tensor x,
   const size_t record = RecordBytes(x.cols);
   size_t records = 0;
   for (const std::vector<int32_t>& tokens : tokens_to_) records += tokens.size();
-  outgoing_.resize(records * record);
+  outgoing_.resize(records * record);  // in rank order
   std::byte* at = outgoing_.data();
   for (int to = 0; to < group_.size(); ++to) {
     for (const int32_t t : tokens_to_[to]) {
@@ -79,23 +81,33 @@ void ExpertDispatch::Pack(const parallel::ExpertPlacement& placement, Tensor x,
                   x.cols * sizeof(float));
       at += record;
     }
-    send_bytes_[to] = tokens_to_[to].size() * record;
   }
+}
+
+absl::Status ExpertDispatch::AllToAll(std::span<const std::byte> send,
+                                      std::span<std::byte> receive) {
+  traffic_.bytes += send.size() - send_bytes_[group_.rank()];
+  return group_.AllToAllUneven(send, send_bytes_, receive, receive_bytes_);
 }
 
 /// Rows that come to this rank.
 absl::StatusOr<int64_t> ExpertDispatch::ExchangeCounts(int64_t hidden) {
   const int ranks = group_.size();
-  std::vector<int32_t> mine(ranks);
-  for (int to = 0; to < ranks; ++to) mine[to] = static_cast<int32_t>(tokens_to_[to].size());
-  const absl::Status gathered =
-      group_.AllGather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(counts_)));
-  if (!gathered.ok()) return gathered;
+  const size_t record = RecordBytes(hidden);
+  for (int to = 0; to < ranks; ++to) {
+    rows_to_[to] = static_cast<int32_t>(tokens_to_[to].size());
+    if (to != group_.rank()) traffic_.tokens += tokens_to_[to].size();
+  }
+  std::fill(send_bytes_.begin(), send_bytes_.end(), sizeof(int32_t));
+  receive_bytes_ = send_bytes_;
+  const absl::Status exchanged =
+      AllToAll(std::as_bytes(std::span(rows_to_)), std::as_writable_bytes(std::span(rows_from_)));
+  if (!exchanged.ok()) return exchanged;
   int64_t rows = 0;
-  for (int from = 0; from < ranks; ++from) {
-    const int32_t count = counts_[from * ranks + group_.rank()];
-    receive_bytes_[from] = static_cast<size_t>(count) * RecordBytes(hidden);
-    rows += count;
+  for (int rank = 0; rank < ranks; ++rank) {
+    send_bytes_[rank] = static_cast<size_t>(rows_to_[rank]) * record;
+    receive_bytes_[rank] = static_cast<size_t>(rows_from_[rank]) * record;
+    rows += rows_from_[rank];
   }
   if (rows > received_.rows) {
     return absl::InternalError("expert dispatch: more rows arrive than a step can have");
@@ -103,49 +115,57 @@ absl::StatusOr<int64_t> ExpertDispatch::ExchangeCounts(int64_t hidden) {
   return rows;
 }
 
-void ExpertDispatch::Unpack(int64_t rows, int64_t hidden) {
+int64_t ExpertDispatch::Unpack(int64_t rows, int64_t hidden) {
   const int count = experts_per_token_;
+  auto* const experts = static_cast<int32_t*>(received_experts_.data);
   const std::byte* at = incoming_.data();
   for (int64_t i = 0; i < rows; ++i, at += RecordBytes(hidden)) {
-    std::memcpy(received_experts_.f32() + i * count, at, count * sizeof(int32_t));
+    std::memcpy(experts + i * count, at, count * sizeof(int32_t));
     std::memcpy(received_weights_.f32() + i * count, at + count * sizeof(int32_t),
                 count * sizeof(float));
     std::memcpy(received_.f32() + i * hidden, at + count * (sizeof(int32_t) + sizeof(float)),
                 hidden * sizeof(float));
   }
+  return std::count_if(experts, experts + rows * count, [](int32_t expert) { return expert >= 0; });
 }
 
-absl::Status ExpertDispatch::Run(const parallel::ExpertPlacement& placement,
-                                 const LayerWeights& weights, Tensor x,
-                                 std::span<const int32_t> positions,
-                                 const kernels::Routing& routing, Tensor out) {
+absl::StatusOr<int64_t> ExpertDispatch::Run(const parallel::ExpertPlacement& placement,
+                                            const LayerWeights& weights, Tensor x,
+                                            std::span<const int32_t> positions,
+                                            const kernels::Routing& routing, Tensor out) {
   const int64_t hidden = x.cols;
   Pack(placement, x, positions, routing);
   const absl::StatusOr<int64_t> rows = ExchangeCounts(hidden);
   if (!rows.ok()) return rows.status();
   incoming_.resize(*rows * RecordBytes(hidden));
-  absl::Status status = group_.AllToAllUneven(outgoing_, send_bytes_, incoming_, receive_bytes_);
+  absl::Status status = AllToAll(outgoing_, incoming_);
   if (!status.ok()) return status;
-  Unpack(*rows, hidden);
+  const int64_t choices = Unpack(*rows, hidden);
 
   const kernels::Routing received = {static_cast<int32_t*>(received_experts_.data),
                                      received_weights_.f32(), experts_per_token_};
   const Tensor results = results_.Head(*rows);
   kernels::ExpertFeedForward(device_, activation_, received_.Head(*rows), received, weights.experts,
                              scratch_, results);
+  status = SendBack(results, out);
+  if (!status.ok()) return status;
+  return choices;
+}
 
-  // Back the way they came.
+/// The way that the rows came.
+absl::Status ExpertDispatch::SendBack(Tensor results, Tensor out) {
+  const int64_t hidden = out.cols;
   const size_t row_bytes = hidden * sizeof(float);
   size_t returning = 0;
   for (int rank = 0; rank < group_.size(); ++rank) {
-    send_bytes_[rank] = receive_bytes_[rank] / RecordBytes(hidden) * row_bytes;
-    receive_bytes_[rank] = tokens_to_[rank].size() * row_bytes;
-    returning += tokens_to_[rank].size();
+    send_bytes_[rank] = rows_from_[rank] * row_bytes;
+    receive_bytes_[rank] = rows_to_[rank] * row_bytes;
+    returning += rows_to_[rank];
   }
   returned_.resize(returning * hidden);
-  status = group_.AllToAllUneven(
-      {static_cast<const std::byte*>(results.data), static_cast<size_t>(results.bytes())},
-      send_bytes_, std::as_writable_bytes(std::span(returned_)), receive_bytes_);
+  const absl::Status status =
+      AllToAll({static_cast<const std::byte*>(results.data), static_cast<size_t>(results.bytes())},
+               std::as_writable_bytes(std::span(returned_)));
   if (!status.ok()) return status;
   std::memset(out.data, 0, out.bytes());
   const float* from = returned_.data();

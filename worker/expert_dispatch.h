@@ -15,6 +15,12 @@
 
 namespace shardline::worker {
 
+/// What a rank has sent to other ranks.
+struct DispatchTraffic {
+  uint64_t tokens = 0;  // rows on their way to experts
+  uint64_t bytes = 0;   // these, results on their way back, and counts
+};
+
 /// Expert parallelism across data-parallel groups: each token's row goes once to every rank that
 /// holds an expert it chose, and that rank's weighted sum comes back (all-to-all with uneven
 /// counts, after GShard, Lepikhin et al., 2020).
@@ -31,10 +37,15 @@ class ExpertDispatch {
       parallel::Communicator& stage_group);
 
   /// out [T, H] = the experts' weighted sum for the tokens that this rank sent, zeros for the
-  /// others. Collective over the stage.
-  absl::Status Run(const parallel::ExpertPlacement& placement, const LayerWeights& weights,
-                   kernels::Tensor x, std::span<const int32_t> positions,
-                   const kernels::Routing& routing, kernels::Tensor out);
+  /// others. T may be 0. Returns how many choices this rank's experts computed, for any rank's
+  /// tokens. Collective over the stage.
+  absl::StatusOr<int64_t> Run(const parallel::ExpertPlacement& placement,
+                              const LayerWeights& weights, kernels::Tensor x,
+                              std::span<const int32_t> positions, const kernels::Routing& routing,
+                              kernels::Tensor out);
+
+  const DispatchTraffic& traffic() const { return traffic_; }
+  void ForgetTraffic() { traffic_ = {}; }
 
  private:
   ExpertDispatch(kernels::Device& device, kernels::Activation activation,
@@ -43,7 +54,10 @@ class ExpertDispatch {
   void Pack(const parallel::ExpertPlacement& placement, kernels::Tensor x,
             std::span<const int32_t> positions, const kernels::Routing& routing);
   absl::StatusOr<int64_t> ExchangeCounts(int64_t hidden);
-  void Unpack(int64_t rows, int64_t hidden);
+  /// Choices of this rank's experts among the received rows.
+  int64_t Unpack(int64_t rows, int64_t hidden);
+  absl::Status AllToAll(std::span<const std::byte> send, std::span<std::byte> receive);
+  absl::Status SendBack(kernels::Tensor results, kernels::Tensor out);
   size_t RecordBytes(int64_t hidden) const;
 
   kernels::Device& device_;
@@ -60,8 +74,9 @@ class ExpertDispatch {
   std::vector<std::vector<int32_t>> tokens_to_;  // [rank] the tokens that go there
   std::vector<std::byte> outgoing_, incoming_;
   std::vector<float> returned_;
-  std::vector<int32_t> counts_;  // [from][to] rows
+  std::vector<int32_t> rows_to_, rows_from_;  // [rank]
   std::vector<size_t> send_bytes_, receive_bytes_;
+  DispatchTraffic traffic_;
 };
 
 }  // namespace shardline::worker

@@ -57,36 +57,55 @@ MixtureLayers::MixtureLayers(kernels::Device& device, const model::ModelSpec& sp
                              const parallel::RankShard& shard)
     : device_(device), spec_(spec), shard_(shard), load_(shard.layers.size()) {
   for (int64_t i = 0; i < shard.layers.size(); ++i) {
-    if (spec.layers[shard.layers.begin + i].mixture) load_[i].resize(spec.mixture.experts);
+    if (spec.layers[shard.layers.begin + i].mixture) {
+      load_[i].expert_tokens.resize(spec.mixture.experts);
+    }
   }
+}
+
+void MixtureLayers::ForgetLoad() {
+  for (LayerLoad& load : load_) {
+    std::fill(load.expert_tokens.begin(), load.expert_tokens.end(), 0);
+    load.computed = 0;
+  }
+  if (dispatch_ != nullptr) dispatch_->ForgetTraffic();
 }
 
 void MixtureLayers::Route(int layer, const LayerWeights& weights, Tensor x) {
   const Tensor logits = logits_.Head(x.rows);
   kernels::MatMul(device_, x, weights[Role::kRouter], {}, logits);
   kernels::RouteTopK(device_, logits, spec_.mixture.normalise, routing_);
-  std::vector<uint64_t>& load = load_[layer - shard_.layers.begin];
-  for (int64_t i = 0; i < x.rows * routing_.experts_per_token; ++i) ++load[routing_.experts[i]];
+  std::vector<uint64_t>& tokens = load_[layer - shard_.layers.begin].expert_tokens;
+  for (int64_t i = 0; i < x.rows * routing_.experts_per_token; ++i) ++tokens[routing_.experts[i]];
 }
 
-void MixtureLayers::KeepOwnChoices(const parallel::ExpertPlacement& placement,
-                                   std::span<const int32_t> positions) {
+int64_t MixtureLayers::KeepOwnChoices(const parallel::ExpertPlacement& placement,
+                                      std::span<const int32_t> positions) {
   const int count = routing_.experts_per_token;
+  int64_t kept = 0;
   for (size_t i = 0; i < positions.size() * count; ++i) {
     int32_t& expert = routing_.experts[i];
-    if (placement.HolderFor(expert, positions[i / count]) != shard_.RankInStage()) expert = -1;
+    if (placement.HolderFor(expert, positions[i / count]) == shard_.RankInStage()) {
+      ++kept;
+    } else {
+      expert = -1;
+    }
   }
+  return kept;
 }
 
 absl::Status MixtureLayers::Run(int layer, const LayerWeights& weights, Tensor x,
                                 std::span<const int32_t> positions, Tensor out) {
   if (x.rows > 0) Route(layer, weights, x);
+  uint64_t& computed = load_[layer - shard_.layers.begin].computed;
   if (dispatch_ != nullptr) {
-    const absl::Status status =
+    const absl::StatusOr<int64_t> choices =
         dispatch_->Run(shard_.experts[layer], weights, x, positions, routing_, out);
-    if (!status.ok()) return status;
+    if (!choices.ok()) return choices.status();
+    computed += *choices;
   } else {
-    if (!shard_.experts.empty()) KeepOwnChoices(shard_.experts[layer], positions);
+    computed += shard_.experts.empty() ? x.rows * routing_.experts_per_token
+                                       : KeepOwnChoices(shard_.experts[layer], positions);
     kernels::ExpertFeedForward(device_, spec_.activation, x, routing_, weights.experts, scratch_,
                                out);
   }

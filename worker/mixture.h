@@ -16,6 +16,12 @@
 
 namespace shardline::worker {
 
+/// What a rank has counted of one layer.
+struct LayerLoad {
+  std::vector<uint64_t> expert_tokens;  // by expert: tokens of this data-parallel group
+  uint64_t computed = 0;                // choices that this rank's experts computed
+};
+
 /// A stage's mixture-of-experts feed-forwards: routing, the experts of this rank, and what other
 /// ranks compute. Three cases, by the layout:
 ///  - experts split over the tensor-parallel ranks, or placed over those of one data-parallel
@@ -37,17 +43,21 @@ class MixtureLayers {
   absl::Status Run(int layer, const LayerWeights& weights, kernels::Tensor x,
                    std::span<const int32_t> positions, kernels::Tensor out);
 
-  /// Tokens that this data-parallel group has sent to each expert of each of the stage's layers,
-  /// [layer of the stage][expert]; empty lists for layers without a mixture.
-  const std::vector<std::vector<uint64_t>>& load() const { return load_; }
+  /// By layer of the stage; those without a mixture have no expert_tokens.
+  const std::vector<LayerLoad>& load() const { return load_; }
+  DispatchTraffic traffic() const {
+    return dispatch_ != nullptr ? dispatch_->traffic() : DispatchTraffic{};
+  }
+  /// Counts begin anew.
+  void ForgetLoad();
 
  private:
   MixtureLayers(kernels::Device& device, const model::ModelSpec& spec,
                 const parallel::RankShard& shard);
   void Route(int layer, const LayerWeights& weights, kernels::Tensor x);
-  /// Of a replicated expert, one holder computes a token.
-  void KeepOwnChoices(const parallel::ExpertPlacement& placement,
-                      std::span<const int32_t> positions);
+  /// Of a replicated expert, one holder computes a token. Returns the number of choices kept.
+  int64_t KeepOwnChoices(const parallel::ExpertPlacement& placement,
+                         std::span<const int32_t> positions);
   void AddSharedExpert(const LayerWeights& weights, kernels::Tensor x, kernels::Tensor out);
 
   kernels::Device& device_;
@@ -59,7 +69,7 @@ class MixtureLayers {
   kernels::ExpertScratch scratch_;
   kernels::Tensor shared_gate_, shared_up_, shared_out_, shared_scale_;
   std::unique_ptr<ExpertDispatch> dispatch_;  // null: the all-reduce combines
-  std::vector<std::vector<uint64_t>> load_;
+  std::vector<LayerLoad> load_;
 };
 
 }  // namespace shardline::worker

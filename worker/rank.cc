@@ -16,6 +16,7 @@
 #include "model/family.h"
 #include "model/weights.h"
 #include "parallel/device_groups.h"
+#include "worker/expert_load.h"
 #include "worker/kv_memory.h"
 #include "worker/step_runner.h"
 #include "worker/weights_loader.h"
@@ -62,6 +63,17 @@ absl::StatusOr<kernels::DType> ParseKvDType(const std::string& name) {
       absl::StrCat("KV cache dtype \"", name, "\" is none of float32, bfloat16"));
 }
 
+absl::StatusOr<parallel::LayerPlacements> ParsePlacements(const v1::LoadPlan& plan,
+                                                          const parallel::ModelDims& dims,
+                                                          const parallel::Layout& layout) {
+  if (plan.expert_placement().empty()) return parallel::LayerPlacements();
+  absl::StatusOr<parallel::LayerPlacements> placements = parallel::ParsePlacements(
+      plan.expert_placement(), dims.layers, dims.experts, layout.dp * layout.tp);
+  if (placements.ok()) return placements;
+  return absl::InvalidArgumentError(
+      absl::StrCat("load plan: expert_placement: ", placements.status().message()));
+}
+
 class Rank {
  public:
   Rank(const RankOptions& options, kernels::Device& device, parallel::Communicator& world,
@@ -101,6 +113,9 @@ class Rank {
           break;
         case v1::CoordinatorMessage::kStep:
           status = Step(message->step());
+          break;
+        case v1::CoordinatorMessage::kReportExpertLoad:
+          status = ReportExpertLoad(message->report_expert_load().query());
           break;
         case v1::CoordinatorMessage::kShutdown:
           spdlog::info("leaving: {}", message->shutdown().reason());
@@ -193,7 +208,11 @@ class Rank {
 
     const parallel::ModelDims dims = model::DimsOf(
         spec_, std::max(model::FeedForwardGranularity(*weights), options.Granularity()));
-    absl::StatusOr<std::vector<parallel::RankShard>> shards = parallel::PlanShards(dims, layout);
+    const absl::StatusOr<parallel::LayerPlacements> placements =
+        ParsePlacements(plan, dims, layout);
+    if (!placements.ok()) return placements.status();
+    absl::StatusOr<std::vector<parallel::RankShard>> shards =
+        parallel::PlanShards(dims, layout, *placements);
     if (!shards.ok()) return shards.status();
     shard_ = (*shards)[rank_];
     absl::StatusOr<std::unique_ptr<parallel::Communicator>> group =
@@ -309,6 +328,16 @@ class Rank {
     v1::WorkerMessage message;
     *message.mutable_result() = *std::move(*result);
     client_.Send(message).IgnoreError();  // Next() tells why: a Shutdown may have come meanwhile
+    return absl::OkStatus();
+  }
+
+  absl::Status ReportExpertLoad(uint64_t query) {
+    if (runner_ == nullptr) return absl::InternalError("asked for expert load before Start");
+    v1::WorkerMessage message;
+    v1::RankExpertLoad& report = *message.mutable_expert_load();
+    report = ExpertLoadOf(runner_->mixture(), static_cast<int>(shard_.layers.begin));
+    report.set_query(query);
+    client_.Send(message).IgnoreError();  // as for a step's result
     return absl::OkStatus();
   }
 

@@ -452,6 +452,7 @@ absl::Status StepRunner::WarmUp() {
   absl::Status status = Run(prefill).status();
   if (status.ok() && prompt >= 1) status = Run(decode).status();
   if (status.ok()) status = ReceiveTokens(UINT64_MAX);
+  if (transformer_->mixture() != nullptr) transformer_->mixture()->ForgetLoad();
   Forget();
   return status;
 }

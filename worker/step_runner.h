@@ -60,6 +60,8 @@ class StepRunner {
 
   /// Time spent waiting for other stages since the beginning.
   std::chrono::nanoseconds waited() const { return waited_; }
+  /// How the stage's experts were used since the warm-up; null when it has no mixture of them.
+  const MixtureLayers* mixture() const { return transformer_->mixture(); }
 
   void set_logits_observer(LogitsObserver observer) { observer_ = std::move(observer); }
 

@@ -49,7 +49,7 @@ class Transformer {
   kernels::Tensor Logits(int64_t tokens, kernels::Indices rows);
 
   /// Null when the stage has no mixture of experts.
-  const MixtureLayers* mixture() const { return mixture_.get(); }
+  MixtureLayers* mixture() const { return mixture_.get(); }
 
  private:
   /// T tokens, H hidden, Q = local heads * head_dim, K = local KV heads * head_dim, F local
