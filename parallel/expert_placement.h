@@ -29,10 +29,13 @@ class ExpertPlacement {
   std::vector<int> On(int rank) const;
 
   /// The holder that computes the expert for the token at `position` of its sequence: a function of
-  /// the position alone, so that a token's sum does not depend on the batch.
+  /// the position alone, so that a token's sum does not depend on the batch. Holders take turns,
+  /// but not in step with text that repeats itself: multiples of the golden ratio, less their whole
+  /// part, are spread evenly (Fibonacci hashing; Knuth, vol. 3, 6.4).
   int HolderFor(int expert, int position) const {
     const std::vector<int>& holders = holders_[expert];
-    return holders[static_cast<size_t>(position) % holders.size()];
+    const uint32_t fraction = static_cast<uint32_t>(position) * 2654435769u;  // of 2^32
+    return holders[uint64_t{fraction} * holders.size() >> 32];
   }
 
   /// Load of the busiest rank over the mean load, with a replicated expert's load shared equally;

@@ -146,10 +146,10 @@ def error_of(call):
 class Coordinator:
     """A coordinator alone, for ranks that a test starts or plays itself; killed on exit."""
 
-    def __init__(self, model, *flags):
+    def __init__(self, model, *flags, listen="127.0.0.1:0"):
         self.log = tempfile.TemporaryFile("a+")  # the child shares our place in it
         self.process = subprocess.Popen(
-            [str(BIN / "shardline-coordinator"), str(model), "--listen", "127.0.0.1:0",
+            [str(BIN / "shardline-coordinator"), str(model), "--listen", listen,
              *map(str, flags)], stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):

@@ -59,10 +59,21 @@ TEST(ExpertPlacementTest, PlacementsFromRandomLoadsKeepEveryRule) {
     }
     ASSERT_LE(most, static_cast<size_t>(copies / ranks + 2));
     ASSERT_GE(least + 2, static_cast<size_t>(copies / ranks));
-    // Every holder of an expert gets its turn, by position alone.
-    for (int position = 0; position < 2 * ranks; ++position) {
-      const std::span<const int> holders = placement.Holders(0);
-      ASSERT_EQ(placement.HolderFor(0, position), holders[position % holders.size()]);
+  }
+}
+
+TEST(ExpertPlacementTest, HoldersShareTokensOfAnyPeriod) {
+  for (int copies = 1; copies <= 5; ++copies) {
+    std::vector<int> holders;
+    for (int rank = 0; rank < copies; ++rank) holders.push_back(2 * rank);
+    const ExpertPlacement placement = ExpertPlacement::FromHolders({holders});
+    for (const int period : {1, 2, 3, 4, 8, 10, 64}) {
+      std::vector<int> tokens(2 * copies);
+      for (int i = 0; i < 600; ++i) ++tokens[placement.HolderFor(0, 7 + i * period)];
+      for (const int holder : holders) {
+        EXPECT_NEAR(tokens[holder], 600.0 / copies, 60.0 / copies)
+            << copies << " copies, every " << period << "th token";
+      }
     }
   }
 }
