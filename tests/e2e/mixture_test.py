@@ -68,10 +68,11 @@ def imbalances(cluster):
 
 
 def check_placement(model, directory):
-    """Prompts of few different tokens use few experts."""
+    """Prompts of few different tokens use few experts. Their beginnings differ: what the prefix
+    cache has is not computed, and not counted."""
     layout = flags(1, 1, 2, True)
     placement = pathlib.Path(directory) / "experts.txt"
-    prompts = [[7, 7, 7, 9] * 20 + [i] for i in range(4)]
+    prompts = [[i] + [7, 7, 7, 9] * 50 for i in range(4)]
     with Cluster(model.directory, *layout) as cluster:
         code, message, _ = error_of(lambda: cluster.admin.PlanExpertPlacement(
             admin_pb.PlanExpertPlacementRequest()))
@@ -86,7 +87,9 @@ def check_placement(model, directory):
         after = imbalances(cluster)
     print("imbalance by layer before", before, "and after", after, flush=True)
     assert max(before) > 1.25, before
-    assert max(after) < 1.1 and max(after) < max(before), (before, after)
+    assert all(b < a for a, b in zip(before, after)), (before, after)
+    excess = [sum(layer - 1 for layer in layers) for layers in (before, after)]
+    assert excess[1] < excess[0] / 3, (before, after)
     return placement
 
 
