@@ -46,7 +46,7 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
   pass("attach-timeout", "Seconds from the first rank to the last");
   pass("step-timeout", "Seconds until a silent replica counts as lost");
   pass("heartbeat-timeout",
-       "Seconds of silence after which a rank is lost; 0: 0.8 on this host, 4 on others");
+       "Seconds of silence after which a rank is lost; 0: 4, or 0.7 when seen to be stopped");
 }
 
 void AddTlsFlags(CLI::App& app, security::ClientTls& tls) {

@@ -94,7 +94,7 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
          [&config](double value) {
            config.heartbeat_timeout = std::chrono::milliseconds(static_cast<int>(value * 1000));
          },
-         "Seconds of silence after which a rank is lost; 0: 0.8 on this host, 4 on others")
+         "Seconds of silence after which a rank is lost; 0: 4, or 0.7 when seen to be stopped")
       ->envname("SHARDLINE_HEARTBEAT_TIMEOUT")
       ->check(CLI::Range(0.0, 3600.0))
       ->default_str("0");

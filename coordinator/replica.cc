@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,13 +16,24 @@ constexpr uint32_t kProtocolVersion = 2;
 // What a rank claims is not trusted as a size: bookkeeping takes 4 bytes a block.
 constexpr uint32_t kMaxKvBlocks = 1 << 24;
 
-constexpr std::chrono::milliseconds kSilenceOnThisHost(800);
-constexpr std::chrono::milliseconds kSilenceElsewhere(4000);
+// Silence alone may be a busy machine's; with the process seen to be stopped it is not.
+constexpr std::chrono::milliseconds kSilence(4000);
+constexpr std::chrono::milliseconds kSilenceOfAStoppedProcess(700);
 
 std::string ThisHost() {
   char host[256] = "";
   gethostname(host, sizeof(host) - 1);
   return host;
+}
+
+/// A process of this host is stopped, by a signal or a debugger.
+bool IsStopped(uint64_t pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
+  std::string text;
+  std::getline(file, text);
+  const size_t name_end = text.rfind(')');  // "pid (name) state ..."
+  if (name_end == std::string::npos || name_end + 2 >= text.size()) return false;
+  return text[name_end + 2] == 'T' || text[name_end + 2] == 't';
 }
 
 }  // namespace
@@ -64,10 +76,11 @@ absl::StatusOr<parallel::Layout> Replica::LayoutOf(const v1::Hello& hello) const
   return layout;
 }
 
-int Replica::MostSilentBeats(const std::string& host) const {
-  std::chrono::milliseconds silence = options_.heartbeat_timeout;
-  if (silence.count() == 0) silence = host == ThisHost() ? kSilenceOnThisHost : kSilenceElsewhere;
-  return static_cast<int>(std::max<int64_t>(2, silence / kHeartbeat));
+bool Replica::IsLost(const Rank& rank) const {
+  const auto silence = rank.silent_beats * kHeartbeat;
+  const auto most = options_.heartbeat_timeout.count() > 0 ? options_.heartbeat_timeout : kSilence;
+  return silence > most || (silence > kSilenceOfAStoppedProcess &&
+                            rank.status.host() == ThisHost() && IsStopped(rank.status.pid()));
 }
 
 absl::StatusOr<uint64_t> Replica::Attach(const v1::Hello& hello,
@@ -124,7 +137,6 @@ absl::StatusOr<uint64_t> Replica::Attach(const v1::Hello& hello,
   rank.status.set_host(hello.host());
   rank.status.set_device(hello.device());
   rank.status.set_pid(hello.pid());
-  rank.most_silent_beats = MostSilentBeats(hello.host());
   spdlog::info("replica {}: rank {}/{} attached: pid {} on {}, {}", options_.name, hello.rank(),
                world, hello.pid(), hello.host(), hello.device());
   AdvanceLocked();
@@ -329,10 +341,12 @@ void Replica::CheckTimeouts() {
   std::lock_guard lock(mutex_);
   for (size_t i = 0; i < ranks_.size(); ++i) {
     Rank& rank = ranks_[i];
-    if (rank.stream == nullptr || ++rank.silent_beats <= rank.most_silent_beats) continue;
+    if (rank.stream == nullptr) continue;
+    ++rank.silent_beats;
+    if (!IsLost(rank)) continue;
     return LoseLocked(absl::DeadlineExceededError(
         absl::StrCat("rank ", i, " (pid ", rank.status.pid(), " on ", rank.status.host(),
-                     ") is silent for ", rank.most_silent_beats * kHeartbeat.count() / 1e3,
+                     ") is silent for ", rank.silent_beats * kHeartbeat.count() / 1e3,
                      " s (--heartbeat-timeout): it is stopped, or its host or network is gone")));
   }
   if (state_ == v1::REPLICA_STATE_WAITING && AttachedLocked() > 0 &&

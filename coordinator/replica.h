@@ -36,8 +36,8 @@ struct ReplicaOptions {
   int32_t vocabulary = 0;
   /// From the first rank's Hello until all must be there.
   std::chrono::seconds attach_timeout{60};
-  /// A rank that is silent for so long is lost. 0: 0.8 s on the coordinator's own host, 4 s on
-  /// others.
+  /// A rank that is silent for so long is lost; 0: 4 s. One on the coordinator's own host whose
+  /// process is stopped is lost after 0.7 s.
   std::chrono::milliseconds heartbeat_timeout{0};
   /// Names the replica's next life: a number never given before to any replica.
   std::function<uint64_t()> next_epoch;
@@ -84,7 +84,6 @@ class Replica : public std::enable_shared_from_this<Replica> {
     std::shared_ptr<RankStream> stream;  // null: not attached
     v1::RankStatus status;
     int silent_beats = 0;
-    int most_silent_beats = 0;
     uint32_t kv_blocks = 0;
     bool loaded = false;
     bool ready = false;
@@ -106,7 +105,8 @@ class Replica : public std::enable_shared_from_this<Replica> {
   int AttachedLocked() const;
   /// The layout that a first rank's Hello asks for.
   absl::StatusOr<parallel::Layout> LayoutOf(const v1::Hello& hello) const;
-  int MostSilentBeats(const std::string& host) const;
+  /// By its silence, and sooner where its process can be seen to be stopped.
+  bool IsLost(const Rank& rank) const;
   std::string MissingRanksLocked() const;
 
   const ReplicaOptions options_;

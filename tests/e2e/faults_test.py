@@ -24,8 +24,7 @@ from ranks import Network, Ranks
 WAITING, LOADING, WARMING, SERVING = 1, 2, 3, 4
 RANKS = 2  # of a replica, tensor-parallel: so that a fault finds the other in a collective
 REQUESTS = 8  # beside each fault
-LIMIT_SECONDS = 1.0  # in which a fault on the coordinator's host is to be found
-FAULTS = ("kill -9", "SIGSTOP", "network cut")
+FAULTS = {"kill -9": 1.0, "SIGSTOP": 1.0, "network cut": 5.0}  # and seconds to find it in
 PHASES = ("attach", "load", "warm-up", "idle", "prefill", "decode", "drain")
 
 
@@ -167,7 +166,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--runs", type=int, default=1, help="of each fault in each phase")
     arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--faults", nargs="*", choices=FAULTS, default=FAULTS)
+    arguments.add_argument("--faults", nargs="*", choices=list(FAULTS), default=list(FAULTS))
     options = arguments.parse_args()
     failed = False
     with Coordinator(smollm2(), "--replicas", 2, "--tensor-parallel-size", RANKS,
@@ -183,7 +182,7 @@ def main():
                     requests, lost = sum(run[1] for run in runs), sum(run[2] for run in runs)
                     print(f"| {fault} | {phase} | {len(runs)} | {statistics.median(seconds):.2f}, "
                           f"{max(seconds):.2f} | {requests} | {lost} |", flush=True)
-                    failed |= lost > 0 or statistics.median(seconds) > LIMIT_SECONDS
+                    failed |= lost > 0 or statistics.median(seconds) > FAULTS[fault]
             # Every silence was a fault of ours: load alone makes no rank look dead.
             silences = coordinator.log_text().count("(--heartbeat-timeout)")
             assert silences == options.runs * len(PHASES) * sum(

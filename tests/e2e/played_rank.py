@@ -11,7 +11,8 @@ from harness import control_grpc, control_pb
 class PlayedRank:
     """One stream to the coordinator. `serve()` goes through all of a rank's life."""
 
-    def __init__(self, address, rank=0, world=1, launch="launch", replica="0", version=2, host="stage"):
+    def __init__(self, address, rank=0, world=1, launch="launch", replica="0", version=2, host="stage",
+                 pid=0):
         self.channel = grpc.insecure_channel(address)
         self.outgoing = queue.SimpleQueue()
         self.stream = control_grpc.WorkerControlStub(self.channel).Attach(
@@ -19,7 +20,7 @@ class PlayedRank:
         self.plans = []
         self.say(hello=control_pb.Hello(protocol_version=version, launch_id=launch, rank=rank,
                                         world_size=world, host=host, device="played",
-                                        replica=replica))
+                                        replica=replica, pid=pid))
         self.beating = threading.Event()
         self.heart = threading.Thread(target=self.beat, daemon=True)
         self.heart.start()

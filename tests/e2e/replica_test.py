@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -106,22 +107,29 @@ def lost_replica():
 
 
 def silent_ranks():
-    """A rank without heartbeats is lost, on this host sooner than on another; others are not."""
-    for host, least, most in (("stage", 3.5, 5), (socket.gethostname(), 0.7, 1)):
+    """A rank without heartbeats is lost, sooner if its process is here and stopped; others are not."""
+    here = socket.gethostname()
+    for host, stopped, least, most in (("stage", True, 3.5, 5), (here, False, 3.5, 5),
+                                       (here, True, 0.6, 1)):
+        process = subprocess.Popen(["sleep", "60"])
         with Coordinator(smollm2(), "--replicas", 2) as coordinator:
-            alive = PlayedRank(coordinator.address, replica="0", host=host).serve()
-            silent = PlayedRank(coordinator.address, replica="1", host=host).serve()
+            alive = PlayedRank(coordinator.address, replica="0", host=here).serve()
+            silent = PlayedRank(coordinator.address, replica="1", host=host, pid=process.pid).serve()
             wait_for(lambda: sum(r.state == 4 for r in coordinator.status().replicas) == 2, "both")
+            if stopped:
+                process.send_signal(signal.SIGSTOP)
             begin = time.time()
             silent.fall_silent()
             silent.thread.join()  # ends with its stream
             seconds = time.time() - begin
             lost = coordinator.status().replicas[1]
-            assert least < seconds < most, (host, seconds)
+            assert least < seconds < most, (host, stopped, seconds)
             assert "--heartbeat-timeout" in lost.last_error and host in lost.last_error, lost
             assert coordinator.status().replicas[0].epoch == 1 and health(coordinator) == SERVING
             silent.leave()
             alive.leave()
+        process.kill()
+        process.wait()
 
 
 def fenced():
