@@ -13,6 +13,7 @@
 #include "cli/exit_code.h"
 #include "cli/flags.h"
 #include "cli/generate.h"
+#include "cli/health.h"
 #include "cli/interrupt.h"
 #include "cli/status.h"
 #include "cli/up.h"
@@ -111,7 +112,8 @@ struct Commands {
   BatchOptions batch;
   BenchOptions bench;
   StatusOptions status;
-  ClientOptions drain, undrain, models, tokenize;
+  ClientOptions health, drain, undrain, models, tokenize;
+  std::string service;  // health
   bool raw = false;
   bool wait = false;
   std::string replica;
@@ -195,6 +197,14 @@ void AddCommands(CLI::App& app, Commands& commands) {
       ->needs(experts);
   AddClientFlags(status, commands.status.client);
 
+  CLI::App& health = *app.add_subcommand("health", "Ask the health service; for probes");
+  health.footer(
+      "Examples:\n  shardline health                     # exit code 0 if requests are answered\n"
+      "  shardline health --service liveness  # if the coordinator works, with or without "
+      "replicas");
+  AddOption(health, "service", commands.service, "\"\": some replica answers; liveness");
+  AddClientFlags(health, commands.health);
+
   CLI::App& drain = *app.add_subcommand("drain", "Let a replica finish and take nothing new");
   drain.footer("Example:\n  shardline drain 1 --wait");
   drain.add_option("REPLICA", commands.replica, "Its name, as `shardline status` shows it")
@@ -244,6 +254,7 @@ ExitCode Run(const CLI::App& app, Commands& commands) {
     BlockStopSignals();
     return RunChat(commands.chat);
   }
+  if (app.got_subcommand("health")) return RunHealth(commands.health, commands.service);
   if (app.got_subcommand("status")) {
     return RunStatus(commands.status);
   }

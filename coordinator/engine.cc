@@ -257,6 +257,7 @@ void Engine::Run() {
       }
       if (stopping_ && events_.empty()) break;
       events.swap(events_);
+      last_turn_ = Clock::now();
     }
     for (const std::function<void()>& event : events) event();
     CheckStepDeadlines();
@@ -288,6 +289,12 @@ void Engine::PublishSnapshot() {
 EngineSnapshot Engine::Snapshot() const {
   std::lock_guard lock(mutex_);
   return published_;
+}
+
+bool Engine::Turns(std::chrono::milliseconds limit) {
+  Post([] {});
+  std::lock_guard lock(mutex_);
+  return Clock::now() - last_turn_ <= limit;
 }
 
 void Engine::StopAccepting() {

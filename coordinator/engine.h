@@ -109,6 +109,9 @@ class Engine {
   void AbortAll(absl::Status reason);
 
   EngineSnapshot Snapshot() const;
+  /// False when the engine's thread has taken nothing in for longer than `limit`. To be called
+  /// more often than that: each call gives it something.
+  bool Turns(std::chrono::milliseconds limit);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -156,6 +159,7 @@ class Engine {
   std::condition_variable wake_;
   std::vector<std::function<void()>> events_;
   bool stopping_ = false;
+  Clock::time_point last_turn_ = Clock::now();
   EngineSnapshot published_;
   uint64_t next_id_ = 1;
 

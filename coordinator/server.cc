@@ -30,6 +30,10 @@ namespace {
 
 constexpr int kDefaultMaxModelLen = 8192;
 constexpr int kMaxReplicas = 256;
+// An engine that takes nothing in for so long will not do so again.
+constexpr std::chrono::seconds kEngineStuck(10);
+// The health service's name for «the coordinator works», with or without replicas.
+constexpr char kLiveness[] = "liveness";
 // For streams to take their last word when the server stops.
 constexpr auto kCloseTimeout = std::chrono::seconds(2);
 
@@ -189,6 +193,7 @@ class GrpcServer : public Server {
           "(port 0 takes a free one)"));
     }
     SetServing(engine_.Snapshot().serving);
+    SetHealth(kLiveness, true);
     if (config_.metrics_listen.empty()) return absl::OkStatus();
     const absl::StatusOr<int> port = metrics_->Listen(
         config_.metrics_listen, [this, started = std::chrono::steady_clock::now()] {
@@ -203,6 +208,7 @@ class GrpcServer : public Server {
   void Tick() override {
     replicas_.CheckTimeouts();
     requests_.Tick(config_.stalled_reader_timeout);
+    SetHealth(kLiveness, engine_.Turns(kEngineStuck));
   }
 
   void Stop(bool now) override {
@@ -249,11 +255,13 @@ class GrpcServer : public Server {
   }
 
   void SetServing(bool serving) {
+    SetHealth("", serving);
+    SetHealth("shardline.v1.Generation", serving);
+  }
+  void SetHealth(const char* service, bool serving) {
     std::lock_guard lock(health_mutex_);
     if (server_ == nullptr || stopping_) return;
-    grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-    health->SetServingStatus("", serving);
-    health->SetServingStatus("shardline.v1.Generation", serving);
+    server_->GetHealthCheckService()->SetServingStatus(service, serving);
   }
 
   const ServerConfig config_;

@@ -38,7 +38,7 @@ class Usage(unittest.TestCase):
         text = run("--help").stdout
         for words in ["Exit codes", "Examples", "SHARDLINE_MAX_TOKENS", "generate", "status"]:
             self.assertIn(words, text)
-        for command in ["up", "generate", "batch", "chat", "status", "drain", "undrain", "models",
+        for command in ["up", "generate", "batch", "chat", "status", "health", "drain", "undrain", "models",
                         "tokenize"]:
             result = run(command, "--help")
             self.assertEqual(result.returncode, 0)
