@@ -67,7 +67,8 @@ def check_traffic(cluster, model, prompt, count):
 
 def check(model, there, prompts, count, long_prompt, long_count):
     begin = time.time()
-    flags = ["--dtype", {"F32": "float32", "BF16": "bfloat16"}[model.dtype], *FLAGS]
+    flags = ["--dtype", {"F32": "float32", "BF16": "bfloat16"}[model.dtype], "--compute-dtype",
+             "float32", *FLAGS]
     with Cluster(model.directory, "--threads", 2, *flags) as cluster:
         expected = together(cluster.stub, prompts, count)
     with two_hosts.Cluster(there, model.directory, *flags, *EXPERT_PARALLEL) as cluster:

@@ -22,8 +22,9 @@ LAYOUTS = [(1, 1, 1, False), (3, 1, 1, False), (2, 1, 1, True), (3, 1, 1, True),
 
 
 def flags(tp, pp, dp, ep):
-    return ["--dtype", "float32", "--tensor-parallel-size", tp, "--pipeline-parallel-size", pp,
-            "--data-parallel-size", dp, *(["--enable-expert-parallel"] if ep else []),
+    return ["--dtype", "float32", "--compute-dtype", "float32", "--tensor-parallel-size", tp,
+            "--pipeline-parallel-size", pp, "--data-parallel-size", dp,
+            *(["--enable-expert-parallel"] if ep else []),
             "--max-model-len", 256, "--max-num-seqs", 8, "--max-num-batched-tokens", 64,
             "--threads", 1]
 
