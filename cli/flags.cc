@@ -26,7 +26,7 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
        "Where experts go: a file as `shardline status --experts --save-placement` makes");
   pass("served-model-name", "Name for clients (default: from the path)");
   pass("dtype", "Weights: auto (as stored), float32, bfloat16");
-  pass("compute-dtype", "Products: auto (as fast as the device can), float32");
+  pass("compute-dtype", "Products: float32, or auto (as fast as the device can)");
   pass("quantization", "Float weights when loaded: none, int8, int4");
   pass("kv-cache-dtype", "KV cache: auto, float32, bfloat16");
   pass("kv-cache-memory", "Bytes of KV cache a rank; 0: automatic");

@@ -57,8 +57,8 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
          "Where experts go: a file as `shardline status --experts --save-placement` makes");
   option("dtype", config.dtype, "Weights: auto (as stored), float32, bfloat16");
   option("compute-dtype", config.compute_dtype,
-         "Products: auto (as fast as the device can, rounding activations to bfloat16 or int8 "
-         "beside weights of such formats), float32");
+         "Products: float32, or auto: as fast as the device can, rounding activations to bfloat16 "
+         "or int8 beside weights of such formats");
   option("quantization", config.quantization,
          "Float weights become, when loaded: none (as they are), int8, int4");
   option("kv-cache-dtype", config.kv_cache_dtype,

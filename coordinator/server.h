@@ -19,15 +19,15 @@ struct ServerConfig {
   std::string listen = "127.0.0.1:50051";
   std::string metrics_listen;  // HOST:PORT of Prometheus' metrics; empty: none
 
-  int replicas = 1;                     // expected, of this layout; others may join
-  parallel::Layout layout;              // of a replica
-  std::string expert_placement;         // a file; empty: round-robin
-  std::string dtype = "auto";           // auto (as stored), float32, bfloat16
-  std::string compute_dtype = "auto";   // auto (low precision where it is fast), float32
-  std::string quantization = "none";    // of float weights at load: none, int8, int4
-  std::string kv_cache_dtype = "auto";  // auto (float32 with dtype float32, else bfloat16), ...
-  int64_t kv_cache_memory = 0;          // bytes a rank; 0: what the host allows
-  int max_model_len = 0;                // tokens; 0: the model's own
+  int replicas = 1;                       // expected, of this layout; others may join
+  parallel::Layout layout;                // of a replica
+  std::string expert_placement;           // a file; empty: round-robin
+  std::string dtype = "auto";             // auto (as stored), float32, bfloat16
+  std::string compute_dtype = "float32";  // or auto: low precision where it is fast
+  std::string quantization = "none";      // of float weights at load: none, int8, int4
+  std::string kv_cache_dtype = "auto";    // auto (float32 with dtype float32, else bfloat16), ...
+  int64_t kv_cache_memory = 0;            // bytes a rank; 0: what the host allows
+  int max_model_len = 0;                  // tokens; 0: the model's own
   SchedulerLimits limits;
 
   security::ServerTls tls;

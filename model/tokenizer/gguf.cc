@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "model/json_access.h"
 #include "model/tokenizer/bpe.h"
 #include "model/tokenizer/byte_level.h"
@@ -131,6 +132,13 @@ absl::StatusOr<TokenizerParts> SentencePieceParts(const JsonAccess& metadata,
   model.type = bpe ? SentencePieceModel::Type::kBpe : SentencePieceModel::Type::kUnigram;
   if (!metadata.Has(kScores)) return metadata.Error(kScores, "an array as long as the tokens");
   model.pieces = std::move(pieces);
+  // llama.cpp's converter spells the white space of user-defined pieces as it is in the text;
+  // SentencePiece looks for them where it has been escaped.
+  for (Entry& piece : model.pieces) {
+    if (piece.type == PieceType::kUserDefined) {
+      piece.spelling = absl::StrReplaceAll(piece.spelling, {{" ", "\u2581"}});
+    }
+  }
   const absl::StatusOr<int32_t> unknown =
       TokenAt(metadata, "tokenizer.ggml.unknown_token_id", model.pieces.size());
   if (!unknown.ok()) return unknown.status();

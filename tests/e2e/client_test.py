@@ -15,7 +15,7 @@ PROMPT = "The capital of France is"
 SERVICES = {
     "shardline.v1.Generation": {"Generate", "GenerateStream", "Cancel", "Tokenize", "Detokenize",
                                 "ListModels"},
-    "shardline.v1.Admin": {"GetStatus", "Drain", "Undrain"},
+    "shardline.v1.Admin": {"GetStatus", "Drain", "Undrain", "GetExpertLoad", "PlanExpertPlacement"},
     "shardline.v1.WorkerControl": {"Attach"},
 }
 

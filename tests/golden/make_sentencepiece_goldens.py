@@ -89,7 +89,8 @@ def from_gguf(path):
 
     proto = pb.ModelProto()
     for piece, score, kind in zip(value("tokens"), value("scores"), value("token_type")):
-        proto.pieces.add(piece=piece, score=score, type=kind)
+        # llama.cpp's converter takes the escapes out of user-defined pieces.
+        proto.pieces.add(piece=piece.replace(" ", "▁") if kind == USER_DEFINED else piece, score=score, type=kind)
     proto.trainer_spec.model_type = 2 if value("model") == "llama" else 1
     proto.trainer_spec.byte_fallback = BYTE in value("token_type")
     kinds = value("token_type")
