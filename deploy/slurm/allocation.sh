@@ -42,6 +42,7 @@ address_of_first_node() {
 
 start_coordinator() {
   mkdir -p "$logs"
+  : >"$logs/coordinator.out"  # a requeued job must not find the port of its life before
   shardline-coordinator "$model" --listen "${SHARDLINE_LISTEN:-0.0.0.0:0}" \
     --tensor-parallel-size "$tensor" --pipeline-parallel-size "$pipeline" \
     --data-parallel-size "$data" "$@" >"$logs/coordinator.out" 2>>"$logs/coordinator.log" &
