@@ -143,6 +143,14 @@ void LocalCluster::KillRanks(int replica) {
 absl::Status LocalCluster::StartRanks(int index) {
   LocalReplica& replica = replicas_[index];
   KillOrphans(KnownProcesses());
+  // Of its own: mpiruns that start at once would get in each other's way while making it.
+  const fs::path mpi_files = directory_ / absl::StrCat("mpi-", index);
+  std::error_code error;
+  fs::create_directories(mpi_files, error);
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot make ", mpi_files.string(), ": ", error.message()));
+  }
   ChildOptions start;
   start.command = {programs_.mpirun,  "-n",        absl::StrCat(options_.World()),
                    "--oversubscribe", "--bind-to", "none"};
@@ -156,8 +164,8 @@ absl::Status LocalCluster::StartRanks(int index) {
       {"btl", "self,vader"},
       // Single copy needs rights that containers lack.
       {"btl_vader_single_copy_mechanism", "none"},
-      // Clusters on one host share no files.
-      {"orte_tmpdir_base", directory_.string()},
+      // Clusters on one host, and replicas, share no files.
+      {"orte_tmpdir_base", mpi_files.string()},
   };
   for (const auto& [name, value] : parameters) {
     start.command.insert(start.command.end(), {"--mca", name, value});
