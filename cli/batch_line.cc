@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -110,6 +111,17 @@ absl::Status AdaptOpenAiBody(json& body) {
   if (json limit = Take(body, "max_completion_tokens"); !limit.is_null()) {
     body["max_tokens"] = std::move(limit);
   }
+  const json top = Take(body, "top_logprobs");
+  if (const auto wanted = body.find("logprobs"); wanted != body.end() && wanted->is_boolean()) {
+    // Chat says whether, and how many beside the token's own; completions say how many at once.
+    if (wanted->get<bool>()) {
+      *wanted = top.is_null() ? json(0) : top;
+    } else {
+      body.erase(wanted);
+    }
+  } else if (!top.is_null()) {
+    return Wrong("top_logprobs", "logprobs: true beside it");
+  }
   if (body.contains("stop") && body["stop"].is_string()) {
     body["stop"] = json::array({body["stop"]});
   }
@@ -165,7 +177,41 @@ absl::Status Read(json& object, const BatchDefaults& defaults, BatchLine& line) 
 }
 
 const char* NameOf(v1::FinishReason reason) {
-  return reason == v1::FINISH_REASON_LENGTH ? "length" : "stop";
+  switch (reason) {
+    case v1::FINISH_REASON_LENGTH:
+      return "length";
+    case v1::FINISH_REASON_CANCELLED:
+      return "cancelled";
+    default:
+      return "stop";
+  }
+}
+
+using Logprobs = google::protobuf::RepeatedPtrField<v1::PositionLogprobs>;
+
+json LogprobOf(const v1::TokenLogprob& token) {
+  return {{"token_id", token.token_id()}, {"text", token.text()}, {"logprob", token.logprob()}};
+}
+
+json LogprobsOf(const Logprobs& logprobs) {
+  json positions = json::array();
+  for (const v1::PositionLogprobs& position : logprobs) {
+    json top = json::array();
+    for (const v1::TokenLogprob& token : position.top()) top.push_back(LogprobOf(token));
+    positions.push_back({{"token", LogprobOf(position.token())}, {"top", std::move(top)}});
+  }
+  return positions;
+}
+
+/// One answer of a line in our format: of the response itself, or one of its further answers.
+template <typename Answer>
+json AnswerOf(const Answer& answer) {
+  json object = {
+      {"text", answer.text()},
+      {"token_ids", std::vector<uint32_t>(answer.token_ids().begin(), answer.token_ids().end())},
+      {"finish_reason", NameOf(answer.finish_reason())}};
+  if (!answer.logprobs().empty()) object["logprobs"] = LogprobsOf(answer.logprobs());
+  return object;
 }
 
 json OpenAiEnvelope(const BatchLine& line, int status_code, const std::string& request_id,
@@ -177,21 +223,68 @@ json OpenAiEnvelope(const BatchLine& line, int status_code, const std::string& r
           {"error", nullptr}};
 }
 
-json OpenAiBody(const BatchLine& line, const v1::GenerateResponse& response) {
+json OpenAiLogprob(const v1::TokenLogprob& token) {
+  json bytes = json::array();
+  for (const unsigned char byte : token.bytes()) bytes.push_back(byte);
+  return {{"token", token.text()}, {"logprob", token.logprob()}, {"bytes", std::move(bytes)}};
+}
+
+json ChatLogprobs(const Logprobs& logprobs) {
+  json content = json::array();
+  for (const v1::PositionLogprobs& position : logprobs) {
+    json entry = OpenAiLogprob(position.token());
+    entry["top_logprobs"] = json::array();
+    for (const v1::TokenLogprob& token : position.top()) {
+      entry["top_logprobs"].push_back(OpenAiLogprob(token));
+    }
+    content.push_back(std::move(entry));
+  }
+  return {{"content", std::move(content)}};
+}
+
+json CompletionLogprobs(const Logprobs& logprobs) {
+  json tokens = json::array(), values = json::array(), top = json::array();
+  for (const v1::PositionLogprobs& position : logprobs) {
+    tokens.push_back(position.token().text());
+    values.push_back(position.token().logprob());
+    json likeliest = json::object();
+    for (const v1::TokenLogprob& token : position.top()) likeliest[token.text()] = token.logprob();
+    top.push_back(std::move(likeliest));
+  }
+  return {{"tokens", std::move(tokens)},
+          {"token_logprobs", std::move(values)},
+          {"top_logprobs", std::move(top)}};
+}
+
+template <typename Answer>
+json OpenAiChoice(const BatchLine& line, int index, const Answer& answer) {
   const bool chat = line.format == BatchFormat::kOpenAiChat;
   json choice = {
-      {"index", 0}, {"logprobs", nullptr}, {"finish_reason", NameOf(response.finish_reason())}};
+      {"index", index}, {"logprobs", nullptr}, {"finish_reason", NameOf(answer.finish_reason())}};
+  if (!answer.logprobs().empty()) {
+    choice["logprobs"] =
+        chat ? ChatLogprobs(answer.logprobs()) : CompletionLogprobs(answer.logprobs());
+  }
   if (chat) {
-    choice["message"] = {{"role", "assistant"}, {"content", response.text()}};
+    choice["message"] = {{"role", "assistant"}, {"content", answer.text()}};
   } else {
-    choice["text"] = response.text();
+    choice["text"] = answer.text();
+  }
+  return choice;
+}
+
+json OpenAiBody(const BatchLine& line, const v1::GenerateResponse& response) {
+  const bool chat = line.format == BatchFormat::kOpenAiChat;
+  json choices = json::array({OpenAiChoice(line, 0, response)});
+  for (const v1::Answer& answer : response.further_answers()) {
+    choices.push_back(OpenAiChoice(line, static_cast<int>(choices.size()), answer));
   }
   const v1::Usage& usage = response.usage();
   return {{"id", (chat ? "chatcmpl-" : "cmpl-") + response.request_id()},
           {"object", chat ? "chat.completion" : "text_completion"},
           {"created", std::time(nullptr)},
           {"model", response.model()},
-          {"choices", json::array({std::move(choice)})},
+          {"choices", std::move(choices)},
           {"usage",
            {{"prompt_tokens", usage.prompt_tokens()},
             {"completion_tokens", usage.completion_tokens()},
@@ -253,15 +346,16 @@ std::string FormatAnswer(const BatchLine& line, const v1::GenerateResponse& resp
   if (line.format != BatchFormat::kShardline) {
     return Dump(OpenAiEnvelope(line, 200, response.request_id(), OpenAiBody(line, response)));
   }
-  const v1::Usage& usage = response.usage();
-  json answer = {{"id", line.id},
-                 {"text", response.text()},
-                 {"token_ids", json::array()},
-                 {"finish_reason", NameOf(response.finish_reason())},
-                 {"usage",
-                  {{"prompt_tokens", usage.prompt_tokens()},
-                   {"completion_tokens", usage.completion_tokens()}}}};
-  for (const uint32_t token : response.token_ids()) answer["token_ids"].push_back(token);
+  json answer = AnswerOf(response);
+  answer["id"] = line.id;
+  answer["usage"] = {{"prompt_tokens", response.usage().prompt_tokens()},
+                     {"completion_tokens", response.usage().completion_tokens()}};
+  if (!response.prompt_logprobs().empty()) {
+    answer["prompt_logprobs"] = LogprobsOf(response.prompt_logprobs());
+  }
+  for (const v1::Answer& further : response.further_answers()) {
+    answer["further_answers"].push_back(AnswerOf(further));
+  }
   return Dump(answer);
 }
 

@@ -132,6 +132,42 @@ def bad_lines(cluster, folder):
         assert words in found[key]["message"], (key, found[key])
 
 
+def everything_asked_for(cluster, folder):
+    """Several answers and log-probabilities come out of each format."""
+    ask = {"n": 3, "max_tokens": 4, "temperature": 1, "seed": 7, "ignore_eos": True}
+    turn = {"messages": [{"role": "user", "content": "Hello"}]}
+    lines = [{"id": "own", "prompt": "Hello there", "logprobs": 2, "prompt_logprobs": 1, **ask},
+             {"custom_id": "chat", "url": "/v1/chat/completions",
+              "body": {**turn, "logprobs": True, "top_logprobs": 2, **ask}},
+             {"custom_id": "text", "url": "/v1/completions",
+              "body": {"prompt": "Hello there", "logprobs": 2, **ask}},
+             {"custom_id": "none", "url": "/v1/chat/completions",
+              "body": {**turn, "logprobs": False, **ask}}]
+    source, results = folder / "all.jsonl", folder / "all.out.jsonl"
+    write(source, lines)
+    result = batch(cluster.address, source, results)
+    assert result.returncode == 0, result
+    found = {a.get("custom_id", a["id"]): a for a in map(json.loads, results.read_text().splitlines())}
+    own = [found["own"], *found["own"]["further_answers"]]
+    assert len(own) == 3 and len({a["text"] for a in own}) > 1, own
+    for answer in own:
+        assert len(answer["token_ids"]) == len(answer["logprobs"]) == 4, answer
+        for token, position in zip(answer["token_ids"], answer["logprobs"]):
+            assert position["token"]["token_id"] == token and len(position["top"]) == 2, position
+            assert position["top"][0]["logprob"] >= position["token"]["logprob"], position
+    assert "prompt_logprobs" in found["own"]
+    chat, text, none = (found[key]["response"]["body"]["choices"] for key in ("chat", "text", "none"))
+    assert [c["index"] for c in chat] == [0, 1, 2] and len(text) == len(none) == 3
+    for choice in chat:
+        content = choice["logprobs"]["content"]
+        assert len(content) == 4 and all(len(c["top_logprobs"]) == 2 for c in content), content
+        assert all(bytes(c["bytes"]).decode(errors="replace") == c["token"] for c in content), content
+    for answer, choice in zip(own, text):  # the same prompt and seed
+        assert choice["text"] == answer["text"]
+        assert len(choice["logprobs"]["tokens"]) == len(choice["logprobs"]["token_logprobs"]) == 4
+    assert all(c["logprobs"] is None for c in none)
+
+
 def bad_files(cluster, folder):
     source, results = folder / "two.jsonl", folder / "other.jsonl"
     write(source, [{"id": "a", "prompt": "x"}, {"prompt": "y"}, {"id": "a", "prompt": "z"}])
@@ -160,6 +196,7 @@ def main():
         whole = undisturbed(cluster, folder)
         killed(cluster, folder, whole)
         bad_lines(cluster, folder)
+        everything_asked_for(cluster, folder)
         bad_files(cluster, folder)
     print("ok")
 
