@@ -111,7 +111,7 @@ void ActiveRequest::Detach(const RequestReader* reader, const absl::Status& reas
 
 void ActiveRequest::Cancel() {
   std::lock_guard lock(mutex_);
-  if (error_) return;
+  if (error_ || finished()) return;  // what is over stays as it is, and is forgotten in its time
   AbortLocked(absl::CancelledError("the request was cancelled by its id"));
   for (Answer& answer : answers_) answer.Cancel();
   NoteEndLocked();
