@@ -170,8 +170,10 @@ absl::StatusOr<std::vector<StepOutput>> InProcessReplica::Merge(
       std::vector<float>& all = merged[p].logits.emplace_back();
       for (int tp = 0; tp < layout.tp; ++tp) {
         const StepOutput& output = output_of(group, tp, p);
-        const std::vector<float>& shard = output.logits[row];
-        all.insert(all.end(), shard.begin(), shard.end());
+        if (options_.observe_logits) {
+          const std::vector<float>& shard = output.logits[row];
+          all.insert(all.end(), shard.begin(), shard.end());
+        }
         const bool of_all_groups = group == 0 && tp == 0;
         const size_t at = of_all_groups ? merged[p].logits.size() - 1 : row;
         if (output.tokens[at] != merged[p].tokens[merged[p].logits.size() - 1]) {
