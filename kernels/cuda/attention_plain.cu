@@ -5,6 +5,8 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_batch.cuh"
+#include "kernels/cuda/dynamic_shared.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/weight_formats.h"
 
 namespace shardline::kernels::cuda {
@@ -21,7 +23,7 @@ constexpr float kInfinity = INFINITY;
 template <DType kCache>
 __global__ void __launch_bounds__(kThreads)
     PlainAttention(const __grid_constant__ AttentionArgs args) {
-  extern __shared__ float tile[];  // [kKeys][head_dim + 1], keys and then values
+  auto* const tile = DynamicShared<float>();  // [kKeys][head_dim + 1], keys and then values
   __shared__ float query[kHeads][kMostHeadDim];
   __shared__ float weights[kHeads][kKeys];
   __shared__ float rescale[kHeads], denominator[kHeads];
@@ -154,8 +156,7 @@ cudaError_t Launch(const AttentionArgs& args, cudaStream_t stream) {
   const int heads_of_kv = min(args.group_size, args.heads);
   const dim3 grid(args.rows, args.kv_heads, (heads_of_kv + kHeads - 1) / kHeads);
   const size_t shared = sizeof(float) * kKeys * (args.head_dim + 1);
-  PlainAttention<kCache><<<grid, kThreads, shared, stream>>>(args);
-  return cudaGetLastError();
+  return LaunchKernel(PlainAttention<kCache>, {grid, kThreads, shared, stream}, args);
 }
 
 }  // namespace
@@ -166,12 +167,8 @@ cudaError_t LaunchPlainAttention(const AttentionArgs& args, cudaStream_t stream)
 }
 
 cudaError_t LaunchWriteKv(const WriteKvArgs& args, cudaStream_t stream) {
-  if (args.cache_type == DType::kF32) {
-    WriteKv<DType::kF32><<<args.rows, kThreads, 0, stream>>>(args);
-  } else {
-    WriteKv<DType::kBF16><<<args.rows, kThreads, 0, stream>>>(args);
-  }
-  return cudaGetLastError();
+  const auto kernel = args.cache_type == DType::kF32 ? WriteKv<DType::kF32> : WriteKv<DType::kBF16>;
+  return LaunchKernel(kernel, {args.rows, kThreads, 0, stream}, args);
 }
 
 }  // namespace shardline::kernels::cuda

@@ -5,6 +5,8 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_batch.cuh"
+#include "kernels/cuda/dynamic_shared.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/product_layout.h"
 #include "kernels/cuda/weight_octets.cuh"
@@ -87,8 +89,7 @@ __global__ void __launch_bounds__(kWarps * 32)
                     const __grid_constant__ SplitMemory memory) {
   constexpr int kThreads = kWarps * 32, kRows = kWarps * 16;
   constexpr int kOctets = kDim / kOctet, kStride = kPitch<kDim>;
-  extern __shared__ uint4 shared[];
-  auto* const query = reinterpret_cast<uint16_t*>(shared);  // [kRows][kStride]
+  auto* const query = DynamicShared<uint16_t>();    // [kRows][kStride]
   uint16_t* const tiles = query + kRows * kStride;  // [kStages][keys, values][kKeys][kStride]
 
   const int kv_head = static_cast<int>(blockIdx.y);
@@ -323,8 +324,7 @@ cudaError_t Launch(const AttentionArgs& args, const SplitMemory& memory, cudaStr
   // Whole items, and one that is not full for each sequence.
   const dim3 grid(static_cast<unsigned>(units / kRows + args.sequences), args.kv_heads,
                   kSplit ? memory.splits : 1);
-  kernel<<<grid, kWarps * 32, kBytes, stream>>>(args, memory);
-  return cudaGetLastError();
+  return LaunchKernel(kernel, {grid, kWarps * 32, kBytes, stream}, args, memory);
 }
 
 template <int kDim>
@@ -338,8 +338,8 @@ cudaError_t LaunchOf(const AttentionArgs& args, const SplitMemory& memory, cudaS
   const cudaError_t launched = few ? Launch<kDim, 1, true>(args, memory, stream)
                                    : Launch<kDim, 4, true>(args, memory, stream);
   if (launched != cudaSuccess) return launched;
-  MergeSplits<<<dim3(args.rows, args.heads), args.head_dim, 0, stream>>>(args, memory);
-  return cudaGetLastError();
+  return LaunchKernel(MergeSplits, {dim3(args.rows, args.heads), args.head_dim, 0, stream}, args,
+                      memory);
 }
 
 }  // namespace

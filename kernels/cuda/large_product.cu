@@ -1,6 +1,8 @@
 // Products of many rows: bound by the tensor cores. A block's tile of y is 128 rows of w by 128
 // rows of x; tiles of both go through shared memory, kStages blocks of depth ahead.
 
+#include "kernels/cuda/dynamic_shared.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/product_layout.h"
 #include "kernels/cuda/products.h"
@@ -33,7 +35,7 @@ __device__ __forceinline__ void CopyTile(uint4* tile, const uint4* matrix, int64
 
 __global__ void __launch_bounds__(kThreads, 1)
     LargeProduct(const __grid_constant__ ProductArgs args, int row_tiles) {
-  extern __shared__ uint4 shared[];  // [kStages][w, x][kTileOctets]
+  auto* const shared = DynamicShared<uint4>();  // [kStages][w, x][kTileOctets]
   const int group = static_cast<int>(blockIdx.y);
   const int begin = args.offsets != nullptr ? args.offsets[group] : 0;
   const int end = args.offsets != nullptr ? args.offsets[group + 1] : static_cast<int>(args.rows);
@@ -127,8 +129,7 @@ cudaError_t LaunchLargeProduct(const ProductArgs& args, cudaStream_t stream) {
   const int row_tiles = static_cast<int>((args.rows + kTile - 1) / kTile);
   const int tiles_of_w = (args.n + kTile - 1) / kTile;
   const dim3 grid(tiles_of_w * row_tiles, args.groups);
-  LargeProduct<<<grid, kThreads, kSharedBytes, stream>>>(args, row_tiles);
-  return cudaGetLastError();
+  return LaunchKernel(LargeProduct, {grid, kThreads, kSharedBytes, stream}, args, row_tiles);
 }
 
 }  // namespace shardline::kernels::cuda

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/cuda/block_reduce.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mixture_kernels.h"
 
 namespace shardline::kernels::cuda {
@@ -155,38 +156,34 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t LaunchRoute(const RouteArgs& args, cudaStream_t stream) {
   const unsigned blocks = static_cast<unsigned>((args.tokens + kWarps - 1) / kWarps);
-  Route<<<blocks, kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  return LaunchKernel(Route, {blocks, kThreads, 0, stream}, args);
 }
 
 cudaError_t LaunchPermute(const PermuteArgs& args, cudaStream_t stream) {
   const cudaError_t cleared =
       cudaMemsetAsync(args.row_of, 0xff, sizeof(int32_t) * args.choices, stream);
   if (cleared != cudaSuccess) return cleared;
-  CountRows<<<args.count, kThreads, 0, stream>>>(args);
-  PlaceRows<<<args.count, kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  const cudaError_t counted = LaunchKernel(CountRows, {args.count, kThreads, 0, stream}, args);
+  if (counted != cudaSuccess) return counted;
+  return LaunchKernel(PlaceRows, {args.count, kThreads, 0, stream}, args);
 }
 
 cudaError_t LaunchGatherChoices(const float* x, const int32_t* choice_of, const int32_t* total,
                                 int choices, int per_token, int64_t cols, float* rows,
                                 cudaStream_t stream) {
   const int64_t count = choices * cols;
-  GatherChoices<<<Blocks(count), kThreads, 0, stream>>>(x, choice_of, total, per_token, cols, count,
-                                                        rows);
-  return cudaGetLastError();
+  return LaunchKernel(GatherChoices, {Blocks(count), kThreads, 0, stream}, x, choice_of, total,
+                      per_token, cols, count, rows);
 }
 
 cudaError_t LaunchCombine(const CombineArgs& args, cudaStream_t stream) {
-  Combine<<<static_cast<unsigned>(args.tokens), kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  return LaunchKernel(Combine, {static_cast<unsigned>(args.tokens), kThreads, 0, stream}, args);
 }
 
 cudaError_t LaunchCountChoices(const int32_t* chosen, int64_t choices, int experts, uint64_t* load,
                                cudaStream_t stream) {
-  CountChoices<<<Blocks(choices), kThreads, 0, stream>>>(
-      chosen, choices, experts, reinterpret_cast<unsigned long long*>(load));
-  return cudaGetLastError();
+  return LaunchKernel(CountChoices, {Blocks(choices), kThreads, 0, stream}, chosen, choices,
+                      experts, reinterpret_cast<unsigned long long*>(load));
 }
 
 }  // namespace shardline::kernels::cuda

@@ -1,6 +1,7 @@
 // Products in float32 arithmetic, for float32 weights and for shapes that vectors do not fit; and
 // what brings operands to bfloat16 for the other products.
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/weight_octets.cuh"
 
@@ -54,8 +55,7 @@ template <DType kType>
 cudaError_t Launch(const ProductArgs& args, cudaStream_t stream) {
   const int row_tiles = static_cast<int>((args.rows + kRows - 1) / kRows);
   const dim3 grid((args.n + kWarps - 1) / kWarps * row_tiles, args.groups);
-  PlainProduct<kType><<<grid, kThreads, 0, stream>>>(args, row_tiles);
-  return cudaGetLastError();
+  return LaunchKernel(PlainProduct<kType>, {grid, kThreads, 0, stream}, args, row_tiles);
 }
 
 __global__ void __launch_bounds__(kThreads) Round(const float* x, int64_t octets, uint4* out) {
@@ -78,10 +78,9 @@ template <DType kType>
 cudaError_t LaunchExpandOf(const void* w, int64_t rows, int64_t cols, uint16_t* out,
                            cudaStream_t stream) {
   const int64_t octets_in_row = cols / kOctet, octets = rows * octets_in_row;
-  Expand<kType><<<Blocks(octets), kThreads, 0, stream>>>(
-      static_cast<const uint8_t*>(w), octets, static_cast<int>(octets_in_row),
-      RowBytes(kType, cols), reinterpret_cast<uint4*>(out));
-  return cudaGetLastError();
+  return LaunchKernel(Expand<kType>, {Blocks(octets), kThreads, 0, stream},
+                      static_cast<const uint8_t*>(w), octets, static_cast<int>(octets_in_row),
+                      RowBytes(kType, cols), reinterpret_cast<uint4*>(out));
 }
 
 }  // namespace
@@ -101,8 +100,8 @@ cudaError_t LaunchPlainProduct(DType type, const ProductArgs& args, cudaStream_t
 
 cudaError_t LaunchRound(const float* x, int64_t count, uint16_t* out, cudaStream_t stream) {
   const int64_t octets = count / kOctet;
-  Round<<<Blocks(octets), kThreads, 0, stream>>>(x, octets, reinterpret_cast<uint4*>(out));
-  return cudaGetLastError();
+  return LaunchKernel(Round, {Blocks(octets), kThreads, 0, stream}, x, octets,
+                      reinterpret_cast<uint4*>(out));
 }
 
 cudaError_t LaunchExpand(DType type, const void* w, int64_t rows, int64_t cols, uint16_t* out,

@@ -1,4 +1,5 @@
 #include "kernels/cuda/block_reduce.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/row_kernels.h"
 #include "kernels/cuda/weight_octets.cuh"
 
@@ -45,9 +46,9 @@ cudaError_t Embed(const void* table, int64_t table_rows, int64_t vocabulary_begi
                   const int32_t* tokens, int64_t count, int64_t cols, float* out,
                   cudaStream_t stream) {
   const int64_t units = count * (cols / kUnit<kType>);
-  Embedding<kType><<<Blocks(units), kThreads, 0, stream>>>(
-      static_cast<const uint8_t*>(table), table_rows, vocabulary_begin, tokens, units, cols, out);
-  return cudaGetLastError();
+  return LaunchKernel(Embedding<kType>, {Blocks(units), kThreads, 0, stream},
+                      static_cast<const uint8_t*>(table), table_rows, vocabulary_begin, tokens,
+                      units, cols, out);
 }
 
 /// A block has a row. A thread adds up every kThreads-th element, then a fixed tree adds the
@@ -192,8 +193,7 @@ cudaError_t LaunchEmbedding(DType type, const void* table, int64_t table_rows,
 }
 
 cudaError_t LaunchNorm(const NormArgs& args, cudaStream_t stream) {
-  Norm<<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  return LaunchKernel(Norm, {static_cast<unsigned>(args.rows), kThreads, 0, stream}, args);
 }
 
 cudaError_t LaunchPointwise(Pointwise function, float parameter, float* x, int64_t count,
@@ -201,25 +201,25 @@ cudaError_t LaunchPointwise(Pointwise function, float parameter, float* x, int64
   const unsigned blocks = Blocks(count);
   switch (function) {
     case Pointwise::kSilu:
-      Map<Pointwise::kSilu><<<blocks, kThreads, 0, stream>>>(parameter, x, count);
-      break;
+      return LaunchKernel(Map<Pointwise::kSilu>, {blocks, kThreads, 0, stream}, parameter, x,
+                          count);
     case Pointwise::kGeluErf:
-      Map<Pointwise::kGeluErf><<<blocks, kThreads, 0, stream>>>(parameter, x, count);
-      break;
+      return LaunchKernel(Map<Pointwise::kGeluErf>, {blocks, kThreads, 0, stream}, parameter, x,
+                          count);
     case Pointwise::kGeluTanh:
-      Map<Pointwise::kGeluTanh><<<blocks, kThreads, 0, stream>>>(parameter, x, count);
-      break;
+      return LaunchKernel(Map<Pointwise::kGeluTanh>, {blocks, kThreads, 0, stream}, parameter, x,
+                          count);
     case Pointwise::kRelu:
-      Map<Pointwise::kRelu><<<blocks, kThreads, 0, stream>>>(parameter, x, count);
-      break;
+      return LaunchKernel(Map<Pointwise::kRelu>, {blocks, kThreads, 0, stream}, parameter, x,
+                          count);
     case Pointwise::kScale:
-      Map<Pointwise::kScale><<<blocks, kThreads, 0, stream>>>(parameter, x, count);
-      break;
+      return LaunchKernel(Map<Pointwise::kScale>, {blocks, kThreads, 0, stream}, parameter, x,
+                          count);
     case Pointwise::kSoftCap:
-      Map<Pointwise::kSoftCap><<<blocks, kThreads, 0, stream>>>(parameter, x, count);
-      break;
+      return LaunchKernel(Map<Pointwise::kSoftCap>, {blocks, kThreads, 0, stream}, parameter, x,
+                          count);
   }
-  return cudaGetLastError();
+  return cudaErrorInvalidValue;
 }
 
 cudaError_t LaunchGated(Pointwise function, const float* gate, const float* up, float* out,
@@ -227,50 +227,48 @@ cudaError_t LaunchGated(Pointwise function, const float* gate, const float* up, 
   const unsigned blocks = Blocks(count);
   switch (function) {
     case Pointwise::kSilu:
-      Gated<Pointwise::kSilu><<<blocks, kThreads, 0, stream>>>(gate, up, out, count);
-      break;
+      return LaunchKernel(Gated<Pointwise::kSilu>, {blocks, kThreads, 0, stream}, gate, up, out,
+                          count);
     case Pointwise::kGeluErf:
-      Gated<Pointwise::kGeluErf><<<blocks, kThreads, 0, stream>>>(gate, up, out, count);
-      break;
+      return LaunchKernel(Gated<Pointwise::kGeluErf>, {blocks, kThreads, 0, stream}, gate, up, out,
+                          count);
     case Pointwise::kGeluTanh:
-      Gated<Pointwise::kGeluTanh><<<blocks, kThreads, 0, stream>>>(gate, up, out, count);
-      break;
+      return LaunchKernel(Gated<Pointwise::kGeluTanh>, {blocks, kThreads, 0, stream}, gate, up, out,
+                          count);
     case Pointwise::kRelu:
-      Gated<Pointwise::kRelu><<<blocks, kThreads, 0, stream>>>(gate, up, out, count);
-      break;
+      return LaunchKernel(Gated<Pointwise::kRelu>, {blocks, kThreads, 0, stream}, gate, up, out,
+                          count);
     default:
       return cudaErrorInvalidValue;
   }
-  return cudaGetLastError();
 }
 
 cudaError_t LaunchAdd(float* x, const float* delta, int64_t count, int64_t period,
                       cudaStream_t stream) {
-  Add<<<Blocks(count), kThreads, 0, stream>>>(x, delta, count, period);
-  return cudaGetLastError();
+  return LaunchKernel(Add, {Blocks(count), kThreads, 0, stream}, x, delta, count, period);
 }
 
 cudaError_t LaunchSigmoidGate(const float* gate, float* x, int64_t rows, int64_t cols,
                               cudaStream_t stream) {
-  SigmoidGate<<<Blocks(rows * cols), kThreads, 0, stream>>>(gate, x, rows * cols, cols);
-  return cudaGetLastError();
+  return LaunchKernel(SigmoidGate, {Blocks(rows * cols), kThreads, 0, stream}, gate, x, rows * cols,
+                      cols);
 }
 
 cudaError_t LaunchRotary(const RotaryArgs& args, cudaStream_t stream) {
-  Rotary<<<Blocks(args.rows * args.heads * args.half), kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  return LaunchKernel(Rotary, {Blocks(args.rows * args.heads * args.half), kThreads, 0, stream},
+                      args);
 }
 
 cudaError_t LaunchGather(const float* x, const int32_t* rows, int64_t count, int64_t cols,
                          float* out, cudaStream_t stream) {
-  Gather<<<Blocks(count * cols), kThreads, 0, stream>>>(x, rows, count * cols, cols, out);
-  return cudaGetLastError();
+  return LaunchKernel(Gather, {Blocks(count * cols), kThreads, 0, stream}, x, rows, count * cols,
+                      cols, out);
 }
 
 cudaError_t LaunchSumInRankOrder(const float* parts, int count_of_parts, int64_t count, float* out,
                                  cudaStream_t stream) {
-  SumInRankOrder<<<Blocks(count), kThreads, 0, stream>>>(parts, count_of_parts, count, out);
-  return cudaGetLastError();
+  return LaunchKernel(SumInRankOrder, {Blocks(count), kThreads, 0, stream}, parts, count_of_parts,
+                      count, out);
 }
 
 }  // namespace shardline::kernels::cuda

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/cuda/block_reduce.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/philox.cuh"
 #include "kernels/cuda/sampling_kernels.h"
 
@@ -139,22 +140,22 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t LaunchLogitStats(const float* logits, int64_t cols, const StatsQuery* queries,
                              int count, PartStats* parts, cudaStream_t stream) {
-  LogitStats<<<dim3(kParts, count), kThreads, 0, stream>>>(logits, cols, queries, parts);
-  return cudaGetLastError();
+  return LaunchKernel(LogitStats, {dim3(kParts, count), kThreads, 0, stream}, logits, cols, queries,
+                      parts);
 }
 
 cudaError_t LaunchTopTokens(const float* logits, int64_t cols, int32_t vocabulary_begin,
                             const int32_t* rows, int count, int wanted, ScoredToken* best,
                             cudaStream_t stream) {
-  TopTokens<<<count, kThreads, 0, stream>>>(logits, cols, vocabulary_begin, rows, wanted, best);
-  return cudaGetLastError();
+  return LaunchKernel(TopTokens, {count, kThreads, 0, stream}, logits, cols, vocabulary_begin, rows,
+                      wanted, best);
 }
 
 cudaError_t LaunchDraw(const float* logits, int64_t cols, int32_t vocabulary_begin,
                        const DrawQuery* queries, int count, ScoredToken* best,
                        cudaStream_t stream) {
-  Draw<<<dim3(kParts, count), kThreads, 0, stream>>>(logits, cols, vocabulary_begin, queries, best);
-  return cudaGetLastError();
+  return LaunchKernel(Draw, {dim3(kParts, count), kThreads, 0, stream}, logits, cols,
+                      vocabulary_begin, queries, best);
 }
 
 }  // namespace shardline::kernels::cuda

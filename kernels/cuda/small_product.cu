@@ -1,5 +1,6 @@
 // Products of few rows: bound by reading the matrix, which every block does once for 32 rows.
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/product_layout.h"
 #include "kernels/cuda/products.h"
@@ -93,15 +94,15 @@ cudaError_t Launch(const ProductArgs& args, cudaStream_t stream) {
   const int tiles_of_w = (args.n + kTileOfW - 1) / kTileOfW;
   if (args.rows <= kMostFloatRows) {
     const dim3 grid(tiles_of_w, args.groups);
-    SmallProduct<kType, 1, true><<<grid, kThreads, 0, stream>>>(args, 1);
+    return LaunchKernel(SmallProduct<kType, 1, true>, {grid, kThreads, 0, stream}, args, 1);
   } else {
     constexpr int kTiles = 4;
     const int row_tiles =
         static_cast<int>((args.rows + kTiles * kTileOfX - 1) / (kTiles * kTileOfX));
     const dim3 grid(tiles_of_w * row_tiles, args.groups);
-    SmallProduct<kType, kTiles, false><<<grid, kThreads, 0, stream>>>(args, row_tiles);
+    return LaunchKernel(SmallProduct<kType, kTiles, false>, {grid, kThreads, 0, stream}, args,
+                        row_tiles);
   }
-  return cudaGetLastError();
 }
 
 }  // namespace
