@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Sourced by serve.sbatch and batch.sbatch: a cluster inside a Slurm allocation. The coordinator runs
-# where the batch script does, on the first node; each replica is one `srun` step, started again when
-# it is lost. docs/slurm.md explains the variables.
+# Sourced by serve.sbatch and batch.sbatch, which set $folder to its folder: a cluster inside a Slurm
+# allocation. The coordinator runs where the batch script does, on the first node; the replica is one
+# `srun` step, started again when it is lost. docs/slurm.md explains the variables.
 
 : "${SLURM_JOB_ID:?this runs inside a Slurm allocation: submit it with sbatch}"
 
@@ -9,10 +9,7 @@ model=${SHARDLINE_MODEL:?set SHARDLINE_MODEL to a .gguf file or a Hugging Face d
 bin=${SHARDLINE_BIN:-}
 [ -z "$bin" ] || PATH=$bin:$PATH
 logs=${SHARDLINE_LOG_DIR:-$PWD/shardline-$SLURM_JOB_ID}
-max_failures=5   # of a replica in a row, each before it lived for stable_seconds
-stable_seconds=60
-
-say() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) shardline: $*"; }
+. "$folder/../keep.sh"
 fail() { say "error: $*" >&2; exit 7; }
 
 # Ranks of a node share its layers' matrices, over its fast links; stages go from node to node. Sizes
@@ -57,33 +54,19 @@ start_coordinator() {
   echo "$address" >"$logs/address"
 }
 
-# Runs a replica's ranks until the cluster stops: started again with back-off when they are lost.
-keep_replica() {
-  local failures=0 begin pause
-  while true; do
-    begin=$SECONDS
-    srun --ntasks="$world" --mpi="${SHARDLINE_SRUN_MPI:-pmix}" --kill-on-bad-exit=1 \
-      --job-name=shardline-replica \
-      shardline-worker --coordinator "$address" --threads "${SLURM_CPUS_PER_TASK:-0}" \
-      >>"$logs/ranks.log" 2>&1 && return 0  # the coordinator let them go
-    [ ! -e "$logs/stopping" ] || return 0
-    [ $((SECONDS - begin)) -lt $stable_seconds ] || failures=0
-    failures=$((failures + 1))
-    if [ $failures -ge $max_failures ]; then
-      say "error: the replica died $failures times in a row; see $logs/ranks.log" >&2
-      return 7
-    fi
-    pause=$((1 << (failures - 1)))
-    say "the replica is lost; starting it again in $pause s, its requests wait"
-    sleep $pause
-  done
+keep_stopping() { [ -e "$logs/stopping" ]; }
+
+run_ranks() {
+  srun --ntasks="$world" --mpi="${SHARDLINE_SRUN_MPI:-pmix}" --kill-on-bad-exit=1 \
+    --job-name=shardline-replica \
+    shardline-worker --coordinator "$address" --threads "${SLURM_CPUS_PER_TASK:-0}"
 }
 
 start_cluster() {
   read_layout
   rm -f "$logs/stopping"
   start_coordinator "$@"
-  keep_replica &
+  keep "$logs/ranks.log" run_ranks &
   replica=$!
   say "started tensor_parallel_size=$tensor pipeline_parallel_size=$pipeline" \
     "data_parallel_size=$data nodes=$SLURM_JOB_NODELIST logs=$logs"

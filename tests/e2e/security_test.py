@@ -12,44 +12,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from certificates import Authority
 from harness import (BIN, Cluster, Coordinator, admin_grpc, admin_pb, control_pb, error_of, pb,
                      pb_grpc, request, smollm2)
 
 CODE = grpc.StatusCode
-
-
-class Authority:
-    """Certificates signed by an authority made here, by the openssl command."""
-
-    def __init__(self, folder, name):
-        self.folder, self.name = pathlib.Path(folder), name
-        self.certificate = self.path("ca.pem")
-        self.run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                 "-keyout", self.path("ca.key"), "-out", self.certificate, "-days", "2",
-                 "-subj", f"/CN={name}")
-
-    def path(self, what):
-        return str(self.folder / f"{self.name}-{what}")
-
-    @staticmethod
-    def run(*command):
-        subprocess.run(["openssl", *command], check=True, capture_output=True)
-
-    def issue(self, who, days=2):
-        """(certificate, key) files, for 127.0.0.1 where a server shows it."""
-        key, request_file, certificate = (self.path(f"{who}.{end}") for end in ("key", "csr", "pem"))
-        self.run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
-                 key, "-out", request_file, "-subj", f"/CN={who}")
-        extensions = self.path("ext")
-        pathlib.Path(extensions).write_text("subjectAltName=IP:127.0.0.1,DNS:shardline.test\n")
-        self.run("x509", "-req", "-in", request_file, "-CA", self.certificate, "-CAkey",
-                 self.path("ca.key"), "-CAcreateserial", "-out", certificate, "-days", str(days),
-                 "-extfile", extensions)
-        return certificate, key
-
-
-def read(path):
-    return pathlib.Path(path).read_bytes()
 
 
 def token_file(folder, name, *tokens):
@@ -143,11 +110,7 @@ def secured_cluster(folder):
              "--tls-key", rank[1], "--api-token-file", api, "--admin-token-file", admin,
              "--worker-token-file", ranks]
     with Cluster(smollm2(), "--tensor-parallel-size", 2, "--max-model-len", 512, *flags) as cluster:
-        def credentials(pair, authority=ours):
-            return grpc.ssl_channel_credentials(read(authority.certificate),
-                                                *((read(pair[1]), read(pair[0])) if pair else ()))
-
-        with grpc.secure_channel(cluster.address, credentials(client)) as channel:
+        with grpc.secure_channel(cluster.address, ours.credentials(client)) as channel:
             stub = pb_grpc.GenerationStub(channel)
             answer = stub.Generate(request("The capital of France is"), metadata=bearer(API))
             assert "Paris" in answer.text, answer
@@ -156,9 +119,9 @@ def secured_cluster(folder):
             assert status.counters.requests_accepted == 1, status
             tokens_on_every_method(channel)
         cannot_connect(cluster.address, None)
-        cannot_connect(cluster.address, credentials(None))
-        cannot_connect(cluster.address, credentials(stranger))
-        cannot_connect(cluster.address, credentials(client, strangers))
+        cannot_connect(cluster.address, ours.credentials())
+        cannot_connect(cluster.address, ours.credentials(stranger))
+        cannot_connect(cluster.address, strangers.credentials(client))
 
         tls = ["--address", cluster.address, "--tls-ca", ours.certificate, "--tls-certificate",
                client[0], "--tls-key", client[1]]
