@@ -74,7 +74,8 @@ absl::Status LocalCluster::StartCoordinator() {
                    absl::StrCat("--pipeline-parallel-size=", options_.pipeline_parallel_size),
                    absl::StrCat("--data-parallel-size=", options_.data_parallel_size),
                    absl::StrCat("--drain-timeout=", options_.drain_timeout),
-                   "--log-level=" + options_.log_level};
+                   "--log-level=" + options_.log_level,
+                   "--log-format=" + options_.log_format};
   if (options_.enable_expert_parallel) start.command.push_back("--enable-expert-parallel");
   if (!options_.admin_token_file.empty()) {
     start.command.push_back("--admin-token-file=" + options_.admin_token_file);
@@ -174,7 +175,9 @@ absl::Status LocalCluster::StartRanks(int index) {
       start.command.end(),
       {programs_.worker, "--coordinator", address_, "--replica", absl::StrCat(index), "--device",
        options_.device, "--threads", absl::StrCat(options_.threads), "--ranks-on-host",
-       absl::StrCat(options_.World() * options_.replicas), "--log-level", options_.log_level});
+       absl::StrCat(options_.World() * options_.replicas), "--first-rank-on-host",
+       absl::StrCat(options_.World() * index), "--log-level", options_.log_level, "--log-format",
+       options_.log_format});
   // Else they would take them from the environment, which may say less than our flags.
   start.command.insert(start.command.end(),
                        {"--tensor-parallel-size", absl::StrCat(options_.tensor_parallel_size),

@@ -1,5 +1,4 @@
 // shardline-worker: one rank of a replica, started by mpirun; see docs/flow.md.
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/device.h"
+#include "logging/log.h"
 #include "parallel/device_groups.h"
 #include "parallel/mpi_communicator.h"
 #include "worker/control_client.h"
@@ -46,6 +46,7 @@ struct Place {
   bool fast_products = false;
   int threads = 0;
   int ranks_on_host = 0;
+  int first_rank_on_host = 0;
   std::string bootstrap = "mpi";
   int rank = -1;  // without MPI
   int world_size = 0;
@@ -72,6 +73,12 @@ void AddPlaceFlags(CLI::App& app, Place& place) {
                  "Ranks that share this host's CPUs, GPUs and memory; 0: those of this launch")
       ->envname("SHARDLINE_RANKS_ON_HOST")
       ->check(CLI::Range(0, 65536))
+      ->capture_default_str();
+  app.add_option("--first-rank-on-host", place.first_rank_on_host,
+                 "Ranks of other launches that come before this one's on this host: it takes the "
+                 "GPUs after theirs")
+      ->envname("SHARDLINE_FIRST_RANK_ON_HOST")
+      ->check(CLI::Range(0, 65535))
       ->capture_default_str();
   app.add_option("--bootstrap", place.bootstrap,
                  "How ranks meet: mpi (mpirun starts them), or coordinator (any supervisor starts "
@@ -104,7 +111,7 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const Place& place) {
   shardline::kernels::DeviceOptions options;
   options.threads = place.threads;
   options.processes = place.ranks_on_host > 0 ? place.ranks_on_host : RanksOnHost();
-  options.ordinal = RankOnHost();
+  options.ordinal = place.first_rank_on_host + RankOnHost();
   options.fast_products = place.fast_products;
   if (place.device != "cpu") {
     options.kind = shardline::kernels::DeviceKind::kCuda;
@@ -139,7 +146,7 @@ void LeaveLater(int exit_code) {
 int main(int argc, char** argv) {
   std::string coordinator = "127.0.0.1:50051";
   std::string launch_id;
-  std::string log_level = "info";
+  shardline::logging::LogOptions log;
   std::string replica = "0";
   shardline::parallel::Layout layout{0, 0, 0};  // 0: not given
   Place place;
@@ -184,9 +191,13 @@ int main(int argc, char** argv) {
   file("token-file", security.token_file, "File whose first line is this rank's token");
   app.add_option("--launch-id", launch_id, "Names this launch; default: random")
       ->envname("SHARDLINE_LAUNCH_ID");
-  app.add_option("--log-level", log_level, "trace, debug, info, warn, error")
+  app.add_option("--log-level", log.level, "trace, debug, info, warn, error")
       ->envname("SHARDLINE_LOG_LEVEL")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  app.add_option("--log-format", log.format, "text, or json: one object a line")
+      ->envname("SHARDLINE_LOG_FORMAT")
+      ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
   app.set_version_flag("--version", SHARDLINE_VERSION);
   try {
@@ -218,10 +229,8 @@ int main(int argc, char** argv) {
     place.rank = world->rank();
     place.world_size = world->size();
   }
-  spdlog::set_default_logger(
-      spdlog::stderr_color_mt(absl::StrCat("rank ", place.rank, "/", place.world_size)));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %n: %v");
-  spdlog::set_level(spdlog::level::from_str(log_level));
+  log.process = absl::StrCat("rank ", place.rank, "/", place.world_size);
+  shardline::logging::StartLogging(log);
   const auto fail = [&session](const absl::Status& status, int exit_code) {
     spdlog::error("{}", std::string(status.message()));
     if (session != nullptr) session->Abort(exit_code);

@@ -54,4 +54,4 @@ run_ranks() {
   done
 }
 
-keep "$log" run_ranks "$@"
+keep "the replica" "$log" run_ranks "$@"

@@ -2,12 +2,13 @@
 
 import concurrent.futures
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
-from harness import BIN, Cluster, admin_pb, error_of, request, smollm2, wait_for
+from harness import BIN, Cluster, admin_pb, error_of, processes_of, request, smollm2, wait_for
 from ranks import Ranks
 
 import grpc
@@ -126,9 +127,16 @@ def another_layout_joins(cluster):
     assert code == 3 and "a replica's name" in output, (code, output)
 
 
+def devices_of_their_own(cluster):
+    """Of a host's GPUs each replica's ranks take those after the ranks before."""
+    firsts = [re.search(r"--replica (\d+) .*--first-rank-on-host (\d+)", command)
+              for _, command in processes_of(cluster.address) if "bin/shardline-worker " in command]
+    assert {match.groups() for match in firsts} == {("0", "0"), ("1", "1")}, firsts
+
+
 def main():
     with Cluster(smollm2(), "--replicas", 2, "--max-model-len", 512) as cluster:
-        for check in (killed_in_mid_decode, drained, another_layout_joins):
+        for check in (devices_of_their_own, killed_in_mid_decode, drained, another_layout_joins):
             begin = time.time()
             check(cluster)
             print(f"{check.__name__}: ok, {time.time() - begin:.1f} s", flush=True)

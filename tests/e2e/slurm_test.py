@@ -14,11 +14,12 @@ import time
 
 import grpc
 
-from harness import BIN, ROOT, pb_grpc, collect, request, smollm2, wait_for
+from harness import BIN, ROOT, admin_grpc, admin_pb, pb_grpc, collect, request, smollm2, wait_for
 from slurm_cluster import Slurm
 
 DEPLOY = ROOT / "deploy" / "slurm"
 LINES = 200
+SERVING = 4
 PROMPT = "Once upon a time"
 
 
@@ -34,9 +35,9 @@ def ours(folder):
     return found
 
 
-def submit(slurm, script, folder, *arguments, **environment):
-    """One rank a node: two stages by default."""
-    return slurm.submit("--nodes=2", "--ntasks-per-node=1", f"--output={folder}/job.out",
+def submit(slurm, script, folder, *arguments, ranks_a_node=1, **environment):
+    """On both nodes: two stages by default."""
+    return slurm.submit("--nodes=2", f"--ntasks-per-node={ranks_a_node}", f"--output={folder}/job.out",
                         "--export=ALL", DEPLOY / script, *arguments,
                         SHARDLINE_MODEL=smollm2(), SHARDLINE_BIN=str(BIN),
                         SHARDLINE_LOG_DIR=str(folder / "logs"), **environment)
@@ -103,6 +104,35 @@ def service(slurm, folder):
     return answers(whole)
 
 
+def replicas(slurm, folder):
+    """Two replicas, a node each: what one of them loses goes on in the other, and it comes back."""
+    job = submit(slurm, "serve.sbatch", folder, ranks_a_node=2, SHARDLINE_REPLICAS="2")
+    address = address_of(slurm, folder, job)
+    with grpc.insecure_channel(address) as channel:
+        admin = admin_grpc.AdminStub(channel)
+
+        def states():
+            """By replica: (state, epoch)."""
+            status = admin.GetStatus(admin_pb.GetStatusRequest())
+            return {r.name: (r.state, r.epoch) for r in status.replicas}
+        both = lambda: all(state == SERVING for state, _ in states().values()) and states()
+        before = wait_for(both, "both replicas to serve", 60)
+        assert len(before) == 2, before
+        assert "replicas=2 tensor_parallel_size=2" in (folder / "job.out").read_text()
+        stub = pb_grpc.GenerationStub(channel)
+        long = request(PROMPT, max_tokens=80, ignore_eos=True)
+        tokens = list(stub.Generate(long).token_ids)
+        running = [stub.GenerateStream(long) for _ in range(4)]  # some on each
+        first = [list(next(stream).token_ids) for stream in running]
+        kill_a_rank(folder)
+        assert all(start + collect(stream)[0] == tokens for start, stream in zip(first, running))
+        wait_for(lambda: states() != before and both(), "the lost replica to be back", 60)
+        assert sum(states()[name] != before[name] for name in before) == 1, (before, states())
+    slurm.run("scancel", job)
+    slurm.wait_for(lambda: slurm.state(job) in ("CANCELLED", ""), "the job to end")
+    wait_for(lambda: not ours(folder / "logs"), f"nothing to be left: {ours(folder / 'logs')}", 30)
+
+
 def batch(slurm, folder, whole):
     """Requeued half-way, with a rank killed before: every line once, as in an undisturbed run."""
     source, results = folder / "prompts.jsonl", folder / "results.jsonl"
@@ -125,9 +155,11 @@ def batch(slurm, folder, whole):
 
 
 def wrong_layout(slurm, folder):
-    job = submit(slurm, "serve.sbatch", folder, SHARDLINE_TENSOR_PARALLEL_SIZE="3")
-    slurm.wait_for(lambda: slurm.state(job) == "FAILED", "the job to fail")
-    assert "are not the 2 tasks" in (folder / "job.out").read_text()
+    for wrong, named in (({"SHARDLINE_TENSOR_PARALLEL_SIZE": "3"}, "are not the 2 tasks"),
+                         ({"SHARDLINE_REPLICAS": "3"}, "SHARDLINE_REPLICAS (3)")):
+        job = submit(slurm, "serve.sbatch", folder, **wrong)
+        slurm.wait_for(lambda: slurm.state(job) == "FAILED", "the job to fail")
+        assert named in (folder / "job.out").read_text(), wrong
 
 
 def main():
@@ -135,7 +167,7 @@ def main():
         sys.exit("needs root, and Slurm's packages (scripts/setup.sh --dev installs them)")
     with tempfile.TemporaryDirectory(prefix="shardline-slurm-jobs.") as name, Slurm() as slurm:
         whole = None
-        for check in (wrong_layout, service, batch):
+        for check in (wrong_layout, replicas, service, batch):
             begin = time.time()
             folder = pathlib.Path(name) / check.__name__
             folder.mkdir()
