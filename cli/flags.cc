@@ -238,6 +238,8 @@ void AddUpFlags(CLI::App& app, UpOptions& up) {
       ->check(CLI::Range(1, 86400));
   AddOption(app, "log-level", up.log_level, "Of the log files: trace, debug, info, warn, error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}));
+  AddOption(app, "log-format", up.log_format, "Of the log files: text, or json (an object a line)")
+      ->check(CLI::IsMember({"text", "json"}));
   AddOption(app, "log-dir", up.log_dir,
             "Where logs are kept (default: a temporary directory, kept when something fails)");
   AddTlsFlags(app, up.security.tls);

@@ -21,7 +21,8 @@ struct UpOptions {
   int start_timeout = 600;  // seconds until serving
   int drain_timeout = 30;
   std::string log_level = "info";  // of coordinator and ranks
-  std::string log_dir;             // empty: a temporary one, removed after an orderly end
+  std::string log_format = "text";
+  std::string log_dir;  // empty: a temporary one, removed after an orderly end
   // Of this command, which asks the coordinator how it is, and of the ranks.
   security::ClientSecurity security;
   std::string admin_token_file, worker_token_file;

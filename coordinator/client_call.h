@@ -10,6 +10,7 @@
 #include "coordinator/active_request.h"
 #include "coordinator/open_calls.h"
 #include "coordinator/request_table.h"
+#include "coordinator/trace_parent.h"
 
 namespace shardline::coordinator {
 
@@ -17,10 +18,7 @@ namespace shardline::coordinator {
 /// reactor owns it until the call is done, and passes on what gRPC tells.
 class ClientCall : public RequestReader, public std::enable_shared_from_this<ClientCall> {
  public:
-  ClientCall(RequestTable& table, OpenCalls& calls, grpc::CallbackServerContext* context)
-      : table_(table), calls_(calls), context_(context), deadline_(context->deadline()) {
-    calls_.Begin();
-  }
+  ClientCall(RequestTable& table, OpenCalls& calls, grpc::CallbackServerContext* context);
 
   /// Opens the request that `bytes` hold, unless `access` is denied. To be called before the
   /// reactor is given to gRPC; the call ends by itself when that fails.
@@ -33,6 +31,8 @@ class ClientCall : public RequestReader, public std::enable_shared_from_this<Cli
   bool EndIfStalled(std::chrono::steady_clock::time_point since) override;
 
  protected:
+  /// The method's name, for logs.
+  virtual const char* method() const = 0;
   /// Reads what only this call's kind cares for.
   virtual void Take(const v1::GenerateRequest& /*request*/) {}
   /// Ends the call with `status`: the one way to the reactor's Finish. With the request's lock
@@ -53,11 +53,18 @@ class ClientCall : public RequestReader, public std::enable_shared_from_this<Cli
   bool finished_ = false;            // the reactor's Finish was called
 
  private:
+  /// One line for the log: whose call it was, how it ended and what it cost.
+  void LogEnd() const;
+
   RequestTable& table_;
   OpenCalls& calls_;
   grpc::CallbackServerContext* context_;  // null once the call is done
   const std::chrono::system_clock::time_point deadline_;
-  std::shared_ptr<ActiveRequest> request_;  // set by Start; null when that failed
+  const std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+  const std::optional<TraceParent> trace_;
+  std::shared_ptr<ActiveRequest> request_;                // set by Start; null when that failed
+  std::string request_id_;                                // the client's, where Start failed
+  absl::StatusCode code_ = absl::StatusCode::kCancelled;  // with which the call ended
   std::optional<std::chrono::steady_clock::time_point> offered_since_;
   bool stalled_ = false;
 };

@@ -50,6 +50,8 @@ class StreamCall : public ClientCall {
     bool end_sent = false;
   };
 
+  const char* method() const override { return "GenerateStream"; }
+
   void Take(const v1::GenerateRequest& request) override {
     for (const uint32_t index : request.next_index()) cursors_.push_back({index, false});
     prompt_sent_ = request.next_index_size() > 0 && request.next_index(0) > 0 ? SIZE_MAX : 0;
@@ -154,6 +156,8 @@ class UnaryCall : public ClientCall {
   }
 
  private:
+  const char* method() const override { return "Generate"; }
+
   v1::GenerateResponse ResponseOf(const ActiveRequest& request) const {
     v1::GenerateResponse response;
     response.set_request_id(request.request_id());

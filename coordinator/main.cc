@@ -1,5 +1,4 @@
 // shardline-coordinator: owns requests; see docs/flow.md.
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
@@ -9,6 +8,7 @@
 
 #include "coordinator/replica.h"
 #include "coordinator/server.h"
+#include "logging/log.h"
 
 namespace {
 
@@ -105,25 +105,27 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
 
 int main(int argc, char** argv) {
   ServerConfig config;
-  std::string log_level = "info";
+  shardline::logging::LogOptions log{.process = "coordinator"};
   CLI::App app(
       "Shardline coordinator: schedules requests over the ranks of a replica and serves "
       "them over gRPC.\nStart ranks with: mpirun -n N shardline-worker --coordinator "
       "HOST:PORT\n`shardline up MODEL` does both on one machine.");
   app.set_version_flag("--version", SHARDLINE_VERSION);
   AddFlags(app, config);
-  app.add_option("--log-level", log_level, "trace, debug, info, warn, error")
+  app.add_option("--log-level", log.level, "trace, debug, info, warn, error")
       ->envname("SHARDLINE_LOG_LEVEL")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  app.add_option("--log-format", log.format, "text, or json: one object a line")
+      ->envname("SHARDLINE_LOG_FORMAT")
+      ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kExitUsage;
   }
-  spdlog::set_default_logger(spdlog::stderr_color_mt("coordinator"));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %n: %v");
-  spdlog::set_level(spdlog::level::from_str(log_level));
+  shardline::logging::StartLogging(log);
 
   // Blocked in every thread; this one takes them in with sigtimedwait.
   sigset_t stop_signals;

@@ -1,7 +1,6 @@
 #include "coordinator/request_table.h"
 
 #include <openssl/sha.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <random>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "logging/event.h"
 
 namespace shardline::coordinator {
 namespace {
@@ -130,8 +130,10 @@ void RequestTable::Tick(std::chrono::seconds stalled_timeout) {
   for (const std::shared_ptr<ActiveRequest>& request : open) {
     const int ended = request->EndStalledReaders(now - stalled_timeout);
     if (ended > 0) {
-      spdlog::warn("request {}: its client has taken nothing for {} s (--stalled-reader-timeout)",
-                   request->request_id(), stalled_timeout.count());
+      logging::Event("a client has taken nothing for longer than --stalled-reader-timeout")
+          .With("request_id", request->request_id())
+          .With("seconds", int64_t{stalled_timeout.count()})
+          .Warn();
     }
   }
 }
