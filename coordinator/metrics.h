@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "coordinator/request_observer.h"
@@ -18,11 +19,16 @@ class Metrics : public RequestObserver {
   /// `model` is the label's value.
   static std::unique_ptr<Metrics> Create(const std::string& model);
 
-  /// Serves at HOST:PORT (port 0: a free one) until destroyed; returns the port. `status` is called
-  /// on other threads. kInvalidArgument or kUnavailable naming --metrics-listen.
-  virtual absl::StatusOr<int> Listen(const std::string& address,
-                                     std::function<v1::GetStatusResponse()> status) = 0;
-  /// Returns when `status` is called no more.
+  /// What is read at each scrape, on other threads.
+  struct Sources {
+    std::function<v1::GetStatusResponse()> status;
+    /// Of each replica that serves; nothing without a mixture of experts.
+    std::function<std::vector<v1::GetExpertLoadResponse>()> expert_load;
+  };
+  /// Serves at HOST:PORT (port 0: a free one) until destroyed; returns the port. kInvalidArgument
+  /// or kUnavailable naming --metrics-listen.
+  virtual absl::StatusOr<int> Listen(const std::string& address, Sources sources) = 0;
+  /// Returns when the sources are read no more.
   virtual void StopListening() = 0;
 };
 

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -101,6 +102,29 @@ void ReplicaSet::AskExpertLoad(const std::string& name, Replica::ExpertLoadCallb
     if (replica->serving()) return replica->AskExpertLoad(std::move(done));
   }
   done(absl::UnavailableError("no replica serves; `shardline status` tells why"));
+}
+
+std::vector<ExpertCounts> ReplicaSet::CollectExpertLoad(std::chrono::milliseconds timeout) {
+  struct Answers {
+    std::mutex mutex;
+    std::condition_variable changed;
+    size_t missing = 0;
+    std::vector<ExpertCounts> counts;
+  };
+  const auto answers = std::make_shared<Answers>();  // late ones come when we are gone
+  std::vector<std::shared_ptr<Replica>> serving = All();
+  std::erase_if(serving, [](const auto& replica) { return !replica->serving(); });
+  answers->missing = serving.size();
+  for (const std::shared_ptr<Replica>& replica : serving) {
+    replica->AskExpertLoad([answers](absl::StatusOr<ExpertCounts> counts) {
+      std::lock_guard lock(answers->mutex);
+      if (counts.ok()) answers->counts.push_back(*std::move(counts));
+      if (--answers->missing == 0) answers->changed.notify_all();
+    });
+  }
+  std::unique_lock lock(answers->mutex);
+  answers->changed.wait_for(lock, timeout, [&] { return answers->missing == 0; });
+  return std::move(answers->counts);
 }
 
 void ReplicaSet::CheckTimeouts() {

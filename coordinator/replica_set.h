@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,6 +30,9 @@ class ReplicaSet {
   /// As Replica's, of the named replica, or, without a name, of the first that serves. kNotFound
   /// for an unknown name.
   void AskExpertLoad(const std::string& name, Replica::ExpertLoadCallback done);
+  /// Of all replicas that serve, as many as answer within `timeout`. Waits on the calling thread,
+  /// which must be none that ranks' messages come in on.
+  std::vector<ExpertCounts> CollectExpertLoad(std::chrono::milliseconds timeout);
   /// kNotFound naming those that there are.
   absl::Status SetDraining(const std::string& name, bool draining);
   /// As Replica's, for each.

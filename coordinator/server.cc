@@ -11,10 +11,12 @@
 #include <filesystem>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/cluster_status.h"
 #include "coordinator/engine.h"
+#include "coordinator/expert_load.h"
 #include "coordinator/metrics.h"
 #include "coordinator/replica_set.h"
 #include "coordinator/request_table.h"
@@ -34,6 +36,8 @@ constexpr int kMaxReplicas = 256;
 constexpr std::chrono::seconds kEngineStuck(10);
 // The health service's name for «the coordinator works», with or without replicas.
 constexpr char kLiveness[] = "liveness";
+// What a scrape waits for ranks to say how their experts were used.
+constexpr std::chrono::milliseconds kExpertLoadTimeout(1000);
 // For streams to take their last word when the server stops.
 constexpr auto kCloseTimeout = std::chrono::seconds(2);
 
@@ -195,10 +199,12 @@ class GrpcServer : public Server {
     SetServing(engine_.Snapshot().serving);
     SetHealth(kLiveness, true);
     if (config_.metrics_listen.empty()) return absl::OkStatus();
-    const absl::StatusOr<int> port = metrics_->Listen(
-        config_.metrics_listen, [this, started = std::chrono::steady_clock::now()] {
-          return ClusterStatus(served_.name, engine_, replicas_, started);
-        });
+    Metrics::Sources sources;
+    sources.status = [this, started = std::chrono::steady_clock::now()] {
+      return ClusterStatus(served_.name, engine_, replicas_, started);
+    };
+    sources.expert_load = [this] { return ExpertLoads(); };
+    const absl::StatusOr<int> port = metrics_->Listen(config_.metrics_listen, std::move(sources));
     if (port.ok()) spdlog::info("metrics on port {}, path /metrics", *port);
     return port.status();
   }
@@ -252,6 +258,20 @@ class GrpcServer : public Server {
     options.attach_timeout = config_.attach_timeout;
     options.heartbeat_timeout = config_.heartbeat_timeout;
     return options;
+  }
+
+  std::vector<v1::GetExpertLoadResponse> ExpertLoads() {
+    std::vector<v1::GetExpertLoadResponse> loads;
+    if (!served_.HasMixture()) return loads;
+    for (const ExpertCounts& counts : replicas_.CollectExpertLoad(kExpertLoadTimeout)) {
+      absl::StatusOr<v1::GetExpertLoadResponse> load = MergeExpertLoad(counts);
+      if (load.ok()) {
+        loads.push_back(*std::move(load));
+      } else {
+        spdlog::warn("metrics: {}", load.status().ToString());
+      }
+    }
+    return loads;
   }
 
   void SetServing(bool serving) {

@@ -20,9 +20,9 @@ thread_local const EventFields::Fields* current_fields = nullptr;
 
 /// As it stands where nothing can be mistaken, else as JSON.
 std::string TextOf(const std::string& json) {
-  const std::string_view inner =
-      json.size() > 2 && json.front() == '"' ? std::string_view(json).substr(1, json.size() - 2)
-                                             : std::string_view(json);
+  const std::string_view inner = json.size() > 2 && json.front() == '"'
+                                     ? std::string_view(json).substr(1, json.size() - 2)
+                                     : std::string_view(json);
   const bool plain = std::all_of(inner.begin(), inner.end(), [](unsigned char c) {
     return std::isalnum(c) != 0 || std::string_view("-_.:/+").find(c) != std::string_view::npos;
   });

@@ -8,9 +8,9 @@
 
 namespace shardline::logging {
 
-/// A log line with fields: «WHAT key=value key=value» as text, keys of the object as JSON. Values may
-/// come from anywhere: control characters, quotes and what is not ASCII are escaped in both formats,
-/// so that no value begins a line or looks like another field. For one thread.
+/// A log line with fields: «WHAT key=value key=value» as text, keys of the object as JSON. Values
+/// may come from anywhere: control characters, quotes and what is not ASCII are escaped in both
+/// formats, so that no value begins a line or looks like another field. For one thread.
 ///   Event("request ended").With("request_id", id).With("seconds", 0.5).Info();
 class Event {
  public:

@@ -16,7 +16,8 @@ import urllib.request
 
 import grpc
 
-from harness import ROOT, Cluster, collect, error_of, request, smollm2, wait_for
+from harness import ROOT, Cluster, admin_pb, collect, error_of, request, smollm2, wait_for
+from mixtral import Mixtral
 from slurm_cluster import free_port
 
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -39,11 +40,11 @@ def value(text, name, **labels):
 
 
 class Prometheus:
-    def __init__(self, target):
+    def __init__(self, *targets):
         self.folder = tempfile.TemporaryDirectory(prefix="shardline-prometheus.")
         self.url = f"http://127.0.0.1:{free_port()}"
         config = (MONITORING / "prometheus.yml").read_text()
-        config = config.replace("127.0.0.1:9400", target).replace("5s", "500ms")
+        config = config.replace('"127.0.0.1:9400"', json.dumps(targets)[1:-1]).replace("5s", "500ms")
         config = config.replace("rules.yml", str(MONITORING / "rules.yml"))
         path = f"{self.folder.name}/prometheus.yml"
         with open(path, "w") as file:
@@ -72,9 +73,10 @@ class Prometheus:
         return json.loads(answer)["data"]["result"]
 
 
-def load(cluster, stop):
+def load(cluster, mixture, stop):
     """Requests of every kind of end, until told to stop."""
     while not stop.is_set():
+        mixture.stub.Generate(request([3, 1, 4, 1, 5, 9, 2, 6], 8))
         stream = cluster.stub.GenerateStream(request("Count: one two three four " * 8, 12))
         assert len(collect(stream)[0]) == 12
         cancelled = cluster.stub.GenerateStream(request("Cancel me", 400))
@@ -88,55 +90,83 @@ def main():
     rules = subprocess.run(["promtool", "check", "rules", str(MONITORING / "rules.yml")],
                            capture_output=True, text=True)
     assert rules.returncode == 0, rules
-    port = free_port()
-    with Cluster(smollm2(), "--pipeline-parallel-size", 2, "--metrics-listen",
-                 f"127.0.0.1:{port}") as cluster, Prometheus(f"127.0.0.1:{port}") as prometheus:
-        stop = threading.Event()
-        loader = threading.Thread(target=load, args=(cluster, stop))
-        loader.start()
-        try:
-            wait_for(lambda: prometheus.query("shardline_request_success_total > 2"), "scrapes", 60)
-            code = error_of(lambda: cluster.stub.Generate(request("", 4)))[0]
-            assert code == grpc.StatusCode.INVALID_ARGUMENT, code
+    ports = [free_port(), free_port()]
+    targets = [f"127.0.0.1:{port}" for port in ports]
+    with tempfile.TemporaryDirectory(prefix="shardline-mixture.") as folder:
+        Mixtral(folder, "F32", layers=2, hidden=64, heads=4, kv_heads=2, feed_forward=96, experts=4,
+                vocabulary=211, scale=0.05)
+        with Cluster(smollm2(), "--pipeline-parallel-size", 2, "--metrics-listen",
+                     targets[0]) as cluster, \
+                Cluster(folder, "--tensor-parallel-size", 2, "--enable-expert-parallel", "--dtype",
+                        "float32", "--served-model-name", "mixture", "--metrics-listen",
+                        targets[1]) as mixture, Prometheus(*targets) as prometheus:
+            scraped(cluster, mixture, prometheus)
+            check_numbers(cluster, mixture, *(get(f"http://{target}/metrics") for target in targets))
+    print("ok")
 
-            queries = re.findall(r'"expr": "((?:[^"\\]|\\.)*)"',
-                                 (MONITORING / "grafana-dashboard.json").read_text())
-            queries = [json.loads(f'"{query}"') for query in queries]
-            assert len(queries) > 15, queries
-            for query in queries:
-                query = query.replace("$model", ".*").replace("$__rate_interval", "30s")
-                wait_for(lambda: prometheus.query(query), query, 60)
-            answer = json.loads(get(f"{prometheus.url}/api/v1/rules"))["data"]["groups"]
-            alerts = [rule for group in answer for rule in group["rules"]]
-            assert len(alerts) >= 5, alerts
-            for alert in alerts:
-                assert alert["health"] in ("ok", "unknown") and alert["state"] == "inactive", alert
-                assert EMPTY_WHEN_WELL.search(alert["query"]), alert
-                wanted = re.findall(r"(shardline_\w+|up)\b", alert["query"])
-                assert wanted and all(prometheus.query(metric) for metric in wanted), alert
-        finally:
-            stop.set()
-            loader.join()
-        text = get(f"http://127.0.0.1:{port}/metrics")
-        check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True,
+
+def scraped(cluster, mixture, prometheus):
+    """Every query of the dashboard and of the alerts, while both clusters are at work."""
+    stop = threading.Event()
+    loader = threading.Thread(target=load, args=(cluster, mixture, stop))
+    loader.start()
+    try:
+        wait_for(lambda: len(prometheus.query(
+            'shardline_request_success_total{finished_reason="length"} > 2')) == 2, "scrapes", 60)
+        code = error_of(lambda: cluster.stub.Generate(request("", 4)))[0]
+        assert code == grpc.StatusCode.INVALID_ARGUMENT, code
+
+        queries = re.findall(r'"expr": "((?:[^"\\]|\\.)*)"',
+                             (MONITORING / "grafana-dashboard.json").read_text())
+        queries = [json.loads(f'"{query}"') for query in queries]
+        assert len(queries) > 15, queries
+        for query in queries:
+            query = query.replace("$model", ".*").replace("$__rate_interval", "30s")
+            wait_for(lambda: prometheus.query(query), query, 60)
+        answer = json.loads(get(f"{prometheus.url}/api/v1/rules"))["data"]["groups"]
+        alerts = [rule for group in answer for rule in group["rules"]]
+        assert len(alerts) >= 5, alerts
+        for alert in alerts:
+            assert alert["health"] in ("ok", "unknown") and alert["state"] == "inactive", alert
+            assert EMPTY_WHEN_WELL.search(alert["query"]), alert
+            wanted = re.findall(r"(shardline_\w+|up)\b", alert["query"])
+            assert wanted and all(prometheus.query(metric) for metric in wanted), alert
+    finally:
+        stop.set()
+        loader.join()
+
+
+def check_numbers(cluster, mixture, text, mixture_text):
+    """What both serve when nothing runs any more is what they say of themselves."""
+    for scrape in (text, mixture_text):
+        check = subprocess.run(["promtool", "check", "metrics"], input=scrape, capture_output=True,
                                text=True)
         assert check.returncode == 0 and not check.stderr and not check.stdout, check
-        # The numbers are the cluster's own.
-        status = cluster.status()
-        assert value(text, "shardline_generation_tokens_total") <= status.counters.generated_tokens
-        ends = {end: value(text, "shardline_request_success_total", finished_reason=end)
-                for end in ("stop", "length", "abort")}
-        assert ends["length"] >= 2 and ends["abort"] >= 2, ends
-        first = value(text, "shardline_time_to_first_token_seconds_count")
-        assert value(text, "shardline_request_queue_time_seconds_count") >= first >= ends["length"]
-        assert value(text, "shardline_e2e_request_latency_seconds_count") == (
-            ends["length"] + ends["stop"])
-        assert value(text, "shardline_replica_state", state="serving") == 1
-        assert 0 <= value(text, "shardline_kv_cache_usage_perc") <= 1
-        listed = set(re.findall(r"`shardline_(\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
-        served = set(re.findall(r"^# TYPE shardline_(\w+)", text, re.MULTILINE))
-        assert listed == served, listed ^ served
-    print("ok")
+    # The numbers are the cluster's own.
+    status = cluster.status()
+    assert value(text, "shardline_generation_tokens_total") <= status.counters.generated_tokens
+    ends = {end: value(text, "shardline_request_success_total", finished_reason=end)
+            for end in ("stop", "length", "abort")}
+    assert ends["length"] >= 2 and ends["abort"] >= 2, ends
+    first = value(text, "shardline_time_to_first_token_seconds_count")
+    assert value(text, "shardline_request_queue_time_seconds_count") >= first >= ends["length"]
+    assert value(text, "shardline_e2e_request_latency_seconds_count") == (
+        ends["length"] + ends["stop"])
+    assert value(text, "shardline_replica_state", state="serving") == 1
+    assert 0 <= value(text, "shardline_kv_cache_usage_perc") <= 1
+    listed = set(re.findall(r"`shardline_(\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
+    served, with_experts = (set(re.findall(r"^# TYPE shardline_(\w+)", scrape, re.MULTILINE))
+                            for scrape in (text, mixture_text))
+    assert listed == with_experts, listed ^ with_experts
+    assert served == {name for name in listed if not name.startswith("expert_")}, listed ^ served
+    load = mixture.admin.GetExpertLoad(admin_pb.GetExpertLoadRequest())
+    for layer in load.layers:
+        labels = {"layer": layer.layer, "replica": 0, "model_name": "mixture"}
+        for rank, tokens in enumerate(layer.rank_tokens):
+            assert value(mixture_text, "shardline_expert_rank_tokens_total", rank=rank,
+                         **labels) == tokens > 0, (rank, layer)
+        share = max(layer.expert_tokens) / sum(layer.expert_tokens)
+        assert abs(value(mixture_text, "shardline_expert_hottest_share", **labels) - share) < 1e-9
 
 
 if __name__ == "__main__":

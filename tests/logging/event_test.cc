@@ -33,7 +33,10 @@ const std::vector<std::string> kHostile = {
 std::vector<std::string> LinesOf(const char* format, const std::string& value) {
   StartLogging({.process = "test", .format = format});
   testing::internal::CaptureStderr();
-  Event("request ended").With("request_id", value).With("tokens", int64_t{7}).With("seconds", 0.5)
+  Event("request ended")
+      .With("request_id", value)
+      .With("tokens", int64_t{7})
+      .With("seconds", 0.5)
       .Info();
   std::string text = testing::internal::GetCapturedStderr();
   spdlog::drop("test");
@@ -78,14 +81,15 @@ TEST(EventTest, TextIsOneLineWithOneFieldEach) {
     const size_t from = lines[0].find("request ended request_id=");
     ASSERT_NE(from, std::string::npos) << lines[0];
     EXPECT_TRUE(lines[0].ends_with(" tokens=7 seconds=0.5")) << lines[0];
-    EXPECT_TRUE(std::all_of(lines[0].begin() + from, lines[0].end(),
-                            [](char c) { return c >= 0x20 && c < 0x7f; }))
-        << lines[0];
+    EXPECT_TRUE(std::all_of(lines[0].begin() + from, lines[0].end(), [](char c) {
+      return c >= 0x20 && c < 0x7f;
+    })) << lines[0];
   }
   EXPECT_TRUE(LinesOf("text", "x tokens=8")[0].ends_with(
       "request ended request_id=\"x tokens=8\" tokens=7 seconds=0.5"));
-  EXPECT_TRUE(LinesOf("text", "request-0a1b")[0].ends_with("request_id=request-0a1b tokens=7 "
-                                                            "seconds=0.5"));
+  EXPECT_TRUE(
+      LinesOf("text", "request-0a1b")[0].ends_with("request_id=request-0a1b tokens=7 "
+                                                   "seconds=0.5"));
 }
 
 TEST(EventTest, OrdinaryLinesAreObjectsToo) {
