@@ -15,8 +15,7 @@ NAN, INFINITY = float("nan"), float("inf")
 
 def changed(prompt="Hi", sampling=None, **fields):
     message = request(prompt, **(sampling or {}))
-    for name, value in fields.items():
-        setattr(message, name, value)
+    message.MergeFrom(pb.GenerateRequest(**fields))
     return message
 
 
@@ -34,6 +33,26 @@ INVALID = [
     *((changed(sampling={"top_p": p}), "sampling.top_p") for p in (NAN, 0, -1, 1.01)),
     *((changed(sampling={"min_p": p}), "sampling.min_p") for p in (NAN, -0.01, 1.5)),
     (changed(sampling={"max_tokens": 0}), "sampling.max_tokens"),
+    *((changed(sampling={"repetition_penalty": p}), "sampling.repetition_penalty")
+      for p in (NAN, 0, -1, 100.5)),
+    *((changed(sampling={kind: p}), f"sampling.{kind}")
+      for kind in ("presence_penalty", "frequency_penalty") for p in (NAN, INFINITY, -2.1, 2.1)),
+    *((changed(sampling={"logit_bias": {5: b}}), "sampling.logit_bias")
+      for b in (NAN, -INFINITY, -101, 100.5)),
+    (changed(sampling={"logit_bias": {VOCABULARY: 1}}), "sampling.logit_bias"),
+    (changed(sampling={"logit_bias": {2**32 - 1: 1}}), "sampling.logit_bias"),
+    (changed(sampling={"logit_bias": {i: 1 for i in range(4097)}}), "sampling.logit_bias"),
+    (changed(sampling={"bad_words": [""]}), "sampling.bad_words"),
+    (changed(sampling={"bad_words": ["x" * 1025]}), "sampling.bad_words"),
+    (changed(sampling={"bad_words": ["x"] * 129}), "sampling.bad_words"),
+    (changed(sampling={"min_tokens": 9, "max_tokens": 8}), "sampling.min_tokens"),
+    (changed(sampling={"min_tokens": LENGTH + 1, "max_tokens": 2**32 - 1}), "sampling.min_tokens"),
+    *((changed(sampling={"n": n}), "sampling.n") for n in (0, 65, 2**32 - 1)),
+    *((changed(sampling={kind: k}), f"sampling.{kind}")
+      for kind in ("logprobs", "prompt_logprobs") for k in (21, 2**32 - 1)),
+    (changed(next_index=[0, 0]), "next_index"),
+    (changed(sampling={"n": 2}, next_index=[0] * 3), "next_index"),
+    *((changed(linger_seconds=s), "linger_seconds") for s in (601, 2**32 - 1)),
     *((changed(priority=p), "priority") for p in (-101, 101, 2**31 - 1)),
     (changed(cache_salt="x" * 257), "cache_salt"),
     (changed(sampling={"stop": [""]}), "sampling.stop"),
@@ -101,7 +120,11 @@ def generous_values(cluster):
     most = cluster.stub.Generate(request([7] * (LENGTH - 3), max_tokens=2**32 - 1, ignore_eos=True))
     assert most.finish_reason == pb.FINISH_REASON_LENGTH and len(most.token_ids) == 3, most
     for sampling in ({"top_k": 2**32 - 1}, {"temperature": 100}, {"seed": 2**64 - 1},
-                     {"stop": ["x" * 1024] * 16}, {"stop_token_ids": [VOCABULARY - 1] * 256}):
+                     {"stop": ["x" * 1024] * 16}, {"stop_token_ids": [VOCABULARY - 1] * 256},
+                     {"n": 64}, {"logprobs": 20, "prompt_logprobs": 20}, {"min_tokens": 2},
+                     {"logit_bias": {i: -100 for i in range(4096)}},
+                     {"bad_words": ["x" * 1024] * 128}, {"repetition_penalty": 100},
+                     {"presence_penalty": -2, "frequency_penalty": 2}):
         answer = cluster.stub.Generate(changed(sampling={"max_tokens": 2, **sampling}))
         assert answer.usage.completion_tokens >= 1, answer
 
