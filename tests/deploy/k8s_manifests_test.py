@@ -1,6 +1,7 @@
 """Every manifest of deploy/k8s against the schemas of a current Kubernetes, strictly, and against
 what the programs understand and one another."""
 
+import copy
 import os
 import pathlib
 import re
@@ -16,6 +17,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ["SHARDLINE_BIN"])
 K8S = ROOT / "deploy" / "k8s"
 VERSION = kubernetes_validate.latest_version()
+# Optional: the published definition, config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml
+# of kubernetes-sigs/lws. No package that a test could install has it.
+LWS_CRD = os.environ.get("SHARDLINE_LWS_CRD")
 
 # The parts of LeaderWorkerSet v1 that are not pods, with no field beside them.
 INT_OR_PERCENT = {"type": ["integer", "string"]}
@@ -54,6 +58,19 @@ SERVICE_MONITOR = {
         "endpoints": {"type": "array", "items": {
             "type": "object", "additionalProperties": False,
             "properties": {key: {"type": "string"} for key in ("port", "path", "interval")}}}}}
+
+
+def closed(schema):
+    """The schema, and no field beside those that it names."""
+    made = dict(schema)
+    for key in ("items", "additionalProperties"):
+        if isinstance(made.get(key), dict):
+            made[key] = closed(made[key])
+    if "properties" in made:
+        made["properties"] = {name: closed(one) for name, one in made["properties"].items()}
+        if not made.get("x-kubernetes-preserve-unknown-fields"):
+            made.setdefault("additionalProperties", False)
+    return made
 
 
 def documents():
@@ -109,6 +126,23 @@ class Manifests(unittest.TestCase):
                 kubernetes_validate.validate(document, VERSION, strict=True)
                 checked += 1
         self.assertGreater(checked, 10)
+
+    @unittest.skipUnless(LWS_CRD, "SHARDLINE_LWS_CRD names no CustomResourceDefinition")
+    def test_leader_worker_set_as_published(self):
+        definition = yaml.load(pathlib.Path(LWS_CRD).read_text(),
+                               getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        schema, = (version["schema"]["openAPIV3Schema"] for version in definition["spec"]["versions"]
+                   if version["name"] == "v1")
+        document = named("LeaderWorkerSet")["shardline-replica"]
+        jsonschema.validate(document, closed(schema))
+        for path in (("spec",), ("spec", "leaderWorkerTemplate", "workerTemplate", "spec")):
+            wrong = copy.deepcopy(document)
+            inner = wrong
+            for key in path:
+                inner = inner[key]
+            inner["replicaz"] = 1
+            with self.assertRaises(jsonschema.ValidationError):
+                jsonschema.validate(wrong, closed(schema))
 
     def test_schemas_are_strict(self):
         _, document, _ = pods()[0]
