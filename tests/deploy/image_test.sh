@@ -13,10 +13,11 @@ base=$(sed -n 's/^ARG BASE=debian:\([0-9]*\).*/\1/p' "$source/deploy/container/D
 [ "$ID $VERSION_ID" = "debian $base" ] ||
   skip "the images are Debian $base, and programs built on $PRETTY_NAME do not run there"
 [ "$(id -u)" = 0 ] || skip "needs root"
-# Mounts of its own, which end with it.
+# Mounts and processes of its own, which end with it.
+own=(unshare --mount --pid --fork --kill-child)
 if [ -z "${SHARDLINE_IMAGE_TEST:-}" ]; then
-  unshare --mount true 2>/dev/null || skip "nothing can be mounted here"
-  SHARDLINE_IMAGE_TEST=1 exec unshare --mount "$0" "$@"
+  "${own[@]}" true 2>/dev/null || skip "nothing can be mounted here"
+  SHARDLINE_IMAGE_TEST=1 exec "${own[@]}" "$0" "$@"
 fi
 
 root=$(mktemp -d /var/tmp/shardline-image.XXXXXX)
@@ -54,12 +55,13 @@ cp "$programs"/shardline{,-coordinator,-worker} "$source/deploy/container/shardl
   "$root/opt/shardline/bin/"
 cp "$model" "$root/models/model.gguf"
 
-# As the image: not root, and nothing of the root file system may be written but /tmp.
+# As the image: not root, and nothing of the root file system may be written but /tmp. In a subshell, of
+# which it takes the place.
 inside() {
-  chroot --userspec=10001:10001 "$root" env -i PATH=/opt/shardline/bin:/usr/bin:/bin HOME=/tmp \
+  exec chroot --userspec=10001:10001 "$root" env -i PATH=/opt/shardline/bin:/usr/bin:/bin HOME=/tmp \
     SHARDLINE_MODEL=/models/model.gguf SHARDLINE_TENSOR_PARALLEL_SIZE=2 "$@"
 }
-inside shardline --version
+(inside shardline --version)
 inside shardline-coordinator --listen 127.0.0.1:0 >"$root/coordinator.out" 2>"$root/coordinator.log" &
 running+=($!)
 until address=$(sed -n 's/^listening on //p' "$root/coordinator.out") && [ -n "$address" ]; do
@@ -68,7 +70,7 @@ until address=$(sed -n 's/^listening on //p' "$root/coordinator.out") && [ -n "$
 done
 inside SHARDLINE_COORDINATOR="$address" shardline-replica >"$root/ranks.log" 2>&1 &
 running+=($!)
-until inside shardline health --address "$address" >/dev/null 2>&1; do
+until (inside shardline health --address "$address") >/dev/null 2>&1; do
   kill -0 "${running[1]}" || { cat "$root/ranks.log"; exit 1; }
   sleep 0.1
 done
