@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/row_sampling.h"
+#include "kernels/expert_ops.h"
 #ifdef SHARDLINE_CUDA
 #include "kernels/cuda/cuda_ops.h"
 #endif
@@ -74,8 +75,9 @@ void Attention(Device& device, const AttentionParams& params, const AttentionBat
 void SigmoidGate(Device& device, Tensor gate, Tensor x) {
   SHARDLINE_ON_DEVICE(SigmoidGate, gate, x);
 }
-void RouteTopK(Device& device, Tensor logits, bool normalise, const Routing& routing) {
-  SHARDLINE_ON_DEVICE(RouteTopK, logits, normalise, routing);
+void RouteTopK(Device& device, Tensor logits, Indices positions, bool normalise,
+               const Routing& routing) {
+  SHARDLINE_ON_DEVICE(RouteTopK, logits, positions, normalise, routing);
 }
 void ExpertFeedForward(Device& device, Activation activation, Tensor x, const Routing& routing,
                        std::span<const ExpertWeights> experts, const ExpertScratch& scratch,
@@ -84,6 +86,30 @@ void ExpertFeedForward(Device& device, Activation activation, Tensor x, const Ro
 }
 void GatherRows(Device& device, Tensor x, Indices rows, Tensor rows_out) {
   SHARDLINE_ON_DEVICE(GatherRows, x, rows, rows_out);
+}
+void CountChoices(Device& device, const Routing& routing, int64_t tokens,
+                  std::span<uint64_t> counts) {
+  SHARDLINE_ON_DEVICE(CountChoices, routing, tokens, counts);
+}
+void KeepChoices(Device& device, const ExpertHolders& holders, int rank, Indices positions,
+                 const Routing& routing, uint64_t* kept) {
+  SHARDLINE_ON_DEVICE(KeepChoices, holders, rank, positions, routing, kept);
+}
+void PlanDispatch(Device& device, const DispatchRule& rule, Indices positions,
+                  const Routing& routing, const DispatchRecords& records) {
+  SHARDLINE_ON_DEVICE(PlanDispatch, rule, positions, routing, records);
+}
+void PackDispatch(Device& device, const DispatchRule& rule, Indices positions,
+                  const Routing& routing, const DispatchRecords& records, Tensor x, void* packed) {
+  SHARDLINE_ON_DEVICE(PackDispatch, rule, positions, routing, records, x, packed);
+}
+void UnpackDispatch(Device& device, const void* packed, const Routing& routing, Tensor rows,
+                    uint64_t* choices) {
+  SHARDLINE_ON_DEVICE(UnpackDispatch, packed, routing, rows, choices);
+}
+void CombineDispatch(Device& device, const DispatchRecords& records, int ranks, Tensor returned,
+                     Tensor out) {
+  SHARDLINE_ON_DEVICE(CombineDispatch, records, ranks, returned, out);
 }
 void ComputeLogitStats(Device& device, Tensor logits, std::span<const StatsRow> rows,
                        std::span<LogitStats> out) {

@@ -95,6 +95,9 @@ struct KvCache {
 /// The ragged batch of one step. Sequence s owns query rows [query_start[s], query_start[s+1]); its
 /// context, these rows included, is context_length[s] tokens, stored in the blocks
 /// block_table[s * max_blocks ...]. Row t is at positions[t] of its sequence.
+///
+/// Rows from query_start[S] on, whose positions are -1, fill a step up to a size that is expected:
+/// they belong to no sequence, nothing of theirs is stored, and their results mean nothing.
 struct AttentionBatch {
   Indices query_start;     // [S + 1]
   Indices context_length;  // [S]
@@ -135,8 +138,9 @@ struct Routing {
 
 /// Fills `routing` with each token's best experts by logit, best first, lower id first among equals
 /// (Shazeer et al., 2017). Weights are softmax(logits) [T, E]; `normalise` makes a token's sum
-/// to 1.
-void RouteTopK(Device& device, Tensor logits, bool normalise, const Routing& routing);
+/// to 1. Experts are -1, which is none, where the row's position is negative (AttentionBatch).
+void RouteTopK(Device& device, Tensor logits, Indices positions, bool normalise,
+               const Routing& routing);
 
 /// One expert's feed-forward: gate and up [F, H], down [H, F].
 struct ExpertWeights {

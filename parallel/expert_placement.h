@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "kernels/holder_turn.h"
+
 namespace shardline::parallel {
 
 /// Which ranks of a stage hold each expert of one mixture layer. Ranks count within the stage:
@@ -29,13 +31,10 @@ class ExpertPlacement {
   std::vector<int> On(int rank) const;
 
   /// The holder that computes the expert for the token at `position` of its sequence: a function of
-  /// the position alone, so that a token's sum does not depend on the batch. Holders take turns,
-  /// but not in step with text that repeats itself: multiples of the golden ratio, less their whole
-  /// part, are spread evenly (Fibonacci hashing; Knuth, vol. 3, 6.4).
+  /// the position alone, so that a token's sum does not depend on the batch. As devices choose it.
   int HolderFor(int expert, int position) const {
     const std::vector<int>& holders = holders_[expert];
-    const uint32_t fraction = static_cast<uint32_t>(position) * 2654435769u;  // of 2^32
-    return holders[uint64_t{fraction} * holders.size() >> 32];
+    return holders[kernels::HolderTurn(position, static_cast<uint32_t>(holders.size()))];
   }
 
   /// Load of the busiest rank over the mean load, with a replicated expert's load shared equally;

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/device.h"
+#include "kernels/expert_ops.h"
 #include "kernels/ops.h"
 #include "parallel/communicator.h"
 #include "parallel/partition.h"
@@ -37,12 +38,12 @@ class ExpertDispatch {
       parallel::Communicator& stage_group);
 
   /// out [T, H] = the experts' weighted sum for the tokens that this rank sent, zeros for the
-  /// others. T may be 0. Returns how many choices this rank's experts computed, for any rank's
-  /// tokens. Collective over the stage.
-  absl::StatusOr<int64_t> Run(const parallel::ExpertPlacement& placement,
-                              const LayerWeights& weights, kernels::Tensor x,
-                              std::span<const int32_t> positions, const kernels::Routing& routing,
-                              kernels::Tensor out);
+  /// others. T may be 0. *computed, in device memory, grows by the choices that this rank's experts
+  /// computed, for any rank's tokens. Waits for the device once, to learn how many rows go where.
+  /// Collective over the stage.
+  absl::Status Run(const kernels::ExpertHolders& holders, const LayerWeights& weights,
+                   kernels::Tensor x, kernels::Indices positions, const kernels::Routing& routing,
+                   uint64_t* computed, kernels::Tensor out);
 
   const DispatchTraffic& traffic() const { return traffic_; }
   void ForgetTraffic() { traffic_ = {}; }
@@ -51,14 +52,11 @@ class ExpertDispatch {
   ExpertDispatch(kernels::Device& device, kernels::Activation activation,
                  const parallel::RankShard& shard, int experts_per_token,
                  parallel::Communicator& stage_group);
-  void Pack(const parallel::ExpertPlacement& placement, kernels::Tensor x,
-            std::span<const int32_t> positions, const kernels::Routing& routing);
-  absl::StatusOr<int64_t> ExchangeCounts(int64_t hidden);
-  /// Choices of this rank's experts among the received rows.
-  int64_t Unpack(int64_t rows, int64_t hidden);
+  /// Tells and hears how many rows travel. Returns how many come to this rank.
+  absl::StatusOr<int64_t> ExchangeCounts();
   absl::Status AllToAll(std::span<const std::byte> send, std::span<std::byte> receive);
+  /// The way that the rows came.
   absl::Status SendBack(kernels::Tensor results, kernels::Tensor out);
-  size_t RecordBytes(int64_t hidden) const;
 
   kernels::Device& device_;
   const kernels::Activation activation_;
@@ -67,14 +65,14 @@ class ExpertDispatch {
   parallel::Communicator& group_;
 
   kernels::Buffer arena_;
+  kernels::Tensor outgoing_;  // records, and then the rows that come back for them
+  kernels::Tensor incoming_;  // records
   kernels::Tensor received_, results_, received_experts_, received_weights_;
+  kernels::Tensor counts_, places_;
+  kernels::DispatchRecords records_;  // in counts_ and places_
   kernels::ExpertScratch scratch_;
 
-  // Of the step; capacity grows to what the largest one needs.
-  std::vector<std::vector<int32_t>> tokens_to_;  // [rank] the tokens that go there
-  std::vector<std::byte> outgoing_, incoming_;
-  std::vector<float> returned_;
-  std::vector<int32_t> rows_to_, rows_from_;  // [rank]
+  std::vector<int32_t> rows_to_, rows_from_;  // [rank], of the step
   std::vector<size_t> send_bytes_, receive_bytes_;
   DispatchTraffic traffic_;
 };

@@ -2,11 +2,13 @@
 
 namespace shardline::worker {
 
-v1::RankExpertLoad ExpertLoadOf(const MixtureLayers* mixture, int first_layer) {
+absl::StatusOr<v1::RankExpertLoad> ExpertLoadOf(const MixtureLayers* mixture, int first_layer) {
   v1::RankExpertLoad report;
   if (mixture == nullptr) return report;
-  for (size_t i = 0; i < mixture->load().size(); ++i) {
-    const LayerLoad& load = mixture->load()[i];
+  const absl::StatusOr<std::vector<LayerLoad>> loads = mixture->Load();
+  if (!loads.ok()) return loads.status();
+  for (size_t i = 0; i < loads->size(); ++i) {
+    const LayerLoad& load = (*loads)[i];
     if (load.expert_tokens.empty()) continue;
     v1::RankLayerLoad& layer = *report.add_layers();
     layer.set_layer(first_layer + static_cast<uint32_t>(i));

@@ -1,6 +1,6 @@
 #include "worker/mixture.h"
 
-#include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "worker/tensor_arena.h"
@@ -13,11 +13,6 @@ using model::Role;
 absl::StatusOr<std::unique_ptr<MixtureLayers>> MixtureLayers::Create(
     kernels::Device& device, const model::ModelSpec& spec, const parallel::RankShard& shard,
     int64_t max_tokens, parallel::Communicator& stage_group) {
-  if (!device.shares_host_memory()) {
-    return absl::UnimplementedError(
-        "a mixture of experts on a GPU: this layer still reads its routing on the host; use "
-        "--device cpu");
-  }
   std::unique_ptr<MixtureLayers> layers(new MixtureLayers(device, spec, shard));
   const model::Mixture& mixture = spec.mixture;
   const bool dispatch = !shard.experts.empty() && shard.layout.dp > 1;
@@ -41,6 +36,14 @@ absl::StatusOr<std::unique_ptr<MixtureLayers>> MixtureLayers::Create(
   absl::StatusOr<kernels::Buffer> buffer = arena.Allocate(device);
   if (!buffer.ok()) return buffer.status();
   layers->arena_ = *std::move(buffer);
+  const absl::Status counts = layers->AllocateCounts();
+  if (!counts.ok()) return counts;
+  if (!shard.experts.empty()) {
+    absl::StatusOr<PlacedExperts> placed = PlacedExperts::Upload(
+        device, std::span(shard.experts).subspan(shard.layers.begin, shard.layers.size()));
+    if (!placed.ok()) return placed.status();
+    layers->placed_ = *std::move(placed);
+  }
   layers->routing_ = {static_cast<int32_t*>(experts.data), weights.f32(),
                       mixture.experts_per_token};
   if (dispatch) {
@@ -55,57 +58,70 @@ absl::StatusOr<std::unique_ptr<MixtureLayers>> MixtureLayers::Create(
 
 MixtureLayers::MixtureLayers(kernels::Device& device, const model::ModelSpec& spec,
                              const parallel::RankShard& shard)
-    : device_(device), spec_(spec), shard_(shard), load_(shard.layers.size()) {
-  for (int64_t i = 0; i < shard.layers.size(); ++i) {
-    if (spec.layers[shard.layers.begin + i].mixture) {
-      load_[i].expert_tokens.resize(spec.mixture.experts);
+    : device_(device), spec_(spec), shard_(shard) {}
+
+absl::Status MixtureLayers::AllocateCounts() {
+  absl::StatusOr<kernels::Buffer> counts =
+      device_.Allocate(shard_.layers.size() * (spec_.mixture.experts + 1) * sizeof(uint64_t));
+  if (!counts.ok()) return counts.status();
+  counts_ = *std::move(counts);
+  ForgetLoad();
+  return absl::OkStatus();
+}
+
+uint64_t* MixtureLayers::CountsOf(int layer) const {
+  return static_cast<uint64_t*>(counts_.data()) +
+         (layer - shard_.layers.begin) * (spec_.mixture.experts + 1);
+}
+
+absl::StatusOr<std::vector<LayerLoad>> MixtureLayers::Load() const {
+  std::vector<uint64_t> counts(counts_.bytes() / sizeof(uint64_t));
+  device_.CopyToHost(counts.data(), counts_.data(), counts_.bytes());
+  const absl::Status copied = device_.Synchronise();
+  if (!copied.ok()) return copied;
+  std::vector<LayerLoad> load(shard_.layers.size());
+  auto from = counts.begin();
+  for (int64_t i = 0; i < shard_.layers.size(); ++i) {
+    const auto end = from + spec_.mixture.experts;
+    if (spec_.layers[shard_.layers.begin + i].mixture) {
+      load[i].expert_tokens.assign(from, end);
+      // Without placement a rank computes its part of every choice.
+      load[i].computed = shard_.experts.empty() ? std::accumulate(from, end, uint64_t{0}) : *end;
     }
+    from = end + 1;
   }
+  return load;
 }
 
 void MixtureLayers::ForgetLoad() {
-  for (LayerLoad& load : load_) {
-    std::fill(load.expert_tokens.begin(), load.expert_tokens.end(), 0);
-    load.computed = 0;
-  }
+  device_.Zero(counts_.data(), counts_.bytes());
   if (dispatch_ != nullptr) dispatch_->ForgetTraffic();
 }
 
-void MixtureLayers::Route(int layer, const LayerWeights& weights, Tensor x) {
+void MixtureLayers::Route(int layer, const LayerWeights& weights, Tensor x,
+                          kernels::Indices positions) {
   const Tensor logits = logits_.Head(x.rows);
   kernels::MatMul(device_, x, weights[Role::kRouter], {}, logits);
-  kernels::RouteTopK(device_, logits, spec_.mixture.normalise, routing_);
-  std::vector<uint64_t>& tokens = load_[layer - shard_.layers.begin].expert_tokens;
-  for (int64_t i = 0; i < x.rows * routing_.experts_per_token; ++i) ++tokens[routing_.experts[i]];
-}
-
-int64_t MixtureLayers::KeepOwnChoices(const parallel::ExpertPlacement& placement,
-                                      std::span<const int32_t> positions) {
-  const int count = routing_.experts_per_token;
-  int64_t kept = 0;
-  for (size_t i = 0; i < positions.size() * count; ++i) {
-    int32_t& expert = routing_.experts[i];
-    if (placement.HolderFor(expert, positions[i / count]) == shard_.RankInStage()) {
-      ++kept;
-    } else {
-      expert = -1;
-    }
-  }
-  return kept;
+  kernels::RouteTopK(device_, logits, positions, spec_.mixture.normalise, routing_);
+  kernels::CountChoices(device_, routing_, x.rows,
+                        {CountsOf(layer), static_cast<size_t>(spec_.mixture.experts)});
 }
 
 absl::Status MixtureLayers::Run(int layer, const LayerWeights& weights, Tensor x,
-                                std::span<const int32_t> positions, Tensor out) {
-  if (x.rows > 0) Route(layer, weights, x);
-  uint64_t& computed = load_[layer - shard_.layers.begin].computed;
+                                kernels::Indices positions, Tensor out) {
+  if (x.rows > 0) Route(layer, weights, x, positions);
+  const int in_stage = layer - static_cast<int>(shard_.layers.begin);
+  uint64_t* const computed = CountsOf(layer) + spec_.mixture.experts;
   if (dispatch_ != nullptr) {
-    const absl::StatusOr<int64_t> choices =
-        dispatch_->Run(shard_.experts[layer], weights, x, positions, routing_, out);
-    if (!choices.ok()) return choices.status();
-    computed += *choices;
+    const absl::Status ran =
+        dispatch_->Run(placed_[in_stage], weights, x, positions, routing_, computed, out);
+    if (!ran.ok()) return ran;
   } else {
-    computed += shard_.experts.empty() ? x.rows * routing_.experts_per_token
-                                       : KeepOwnChoices(shard_.experts[layer], positions);
+    // Of a replicated expert, one holder computes a token.
+    if (!shard_.experts.empty()) {
+      kernels::KeepChoices(device_, placed_[in_stage], shard_.RankInStage(), positions, routing_,
+                           computed);
+    }
     kernels::ExpertFeedForward(device_, spec_.activation, x, routing_, weights.experts, scratch_,
                                out);
   }

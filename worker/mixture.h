@@ -12,6 +12,7 @@
 #include "parallel/communicator.h"
 #include "parallel/partition.h"
 #include "worker/expert_dispatch.h"
+#include "worker/placed_experts.h"
 #include "worker/weights_loader.h"
 
 namespace shardline::worker {
@@ -41,10 +42,12 @@ class MixtureLayers {
   /// out = this rank's part of the sum over tensor-parallel ranks. `layer` is the model's;
   /// x, out [T, H]; positions [T]. With dispatch every rank of the stage must call it, T may be 0.
   absl::Status Run(int layer, const LayerWeights& weights, kernels::Tensor x,
-                   std::span<const int32_t> positions, kernels::Tensor out);
+                   kernels::Indices positions, kernels::Tensor out);
 
-  /// By layer of the stage; those without a mixture have no expert_tokens.
-  const std::vector<LayerLoad>& load() const { return load_; }
+  /// True when Run never waits for the device: no tokens travel.
+  bool never_waits() const { return dispatch_ == nullptr; }
+  /// By layer of the stage; those without a mixture have no expert_tokens. Waits for the device.
+  absl::StatusOr<std::vector<LayerLoad>> Load() const;
   DispatchTraffic traffic() const {
     return dispatch_ != nullptr ? dispatch_->traffic() : DispatchTraffic{};
   }
@@ -54,10 +57,10 @@ class MixtureLayers {
  private:
   MixtureLayers(kernels::Device& device, const model::ModelSpec& spec,
                 const parallel::RankShard& shard);
-  void Route(int layer, const LayerWeights& weights, kernels::Tensor x);
-  /// Of a replicated expert, one holder computes a token. Returns the number of choices kept.
-  int64_t KeepOwnChoices(const parallel::ExpertPlacement& placement,
-                         std::span<const int32_t> positions);
+  absl::Status AllocateCounts();
+  void Route(int layer, const LayerWeights& weights, kernels::Tensor x, kernels::Indices positions);
+  /// A layer's counts in device memory: expert_tokens [E], then `computed`.
+  uint64_t* CountsOf(int layer) const;
   void AddSharedExpert(const LayerWeights& weights, kernels::Tensor x, kernels::Tensor out);
 
   kernels::Device& device_;
@@ -68,8 +71,9 @@ class MixtureLayers {
   kernels::Routing routing_;
   kernels::ExpertScratch scratch_;
   kernels::Tensor shared_gate_, shared_up_, shared_out_, shared_scale_;
+  PlacedExperts placed_;                      // by layer of the stage; none without placement
   std::unique_ptr<ExpertDispatch> dispatch_;  // null: the all-reduce combines
-  std::vector<LayerLoad> load_;
+  kernels::Buffer counts_;                    // [layers of the stage, E + 1] uint64
 };
 
 }  // namespace shardline::worker

@@ -333,9 +333,12 @@ class Rank {
 
   absl::Status ReportExpertLoad(uint64_t query) {
     if (runner_ == nullptr) return absl::InternalError("asked for expert load before Start");
+    absl::StatusOr<v1::RankExpertLoad> load =
+        ExpertLoadOf(runner_->mixture(), static_cast<int>(shard_.layers.begin));
+    if (!load.ok()) return load.status();
     v1::WorkerMessage message;
     v1::RankExpertLoad& report = *message.mutable_expert_load();
-    report = ExpertLoadOf(runner_->mixture(), static_cast<int>(shard_.layers.begin));
+    report = *std::move(load);
     report.set_query(query);
     client_.Send(message).IgnoreError();  // as for a step's result
     return absl::OkStatus();

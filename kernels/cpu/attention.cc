@@ -31,8 +31,9 @@ void WriteKv(CpuDevice& device, const AttentionBatch& batch, Tensor k, Tensor v,
     const auto& starts = batch.query_start;
     int64_t sequence = std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin() - 1;
     for (int64_t row = begin; row < end; ++row) {
-      while (row >= starts[sequence + 1]) ++sequence;
       const int position = batch.positions[row];
+      if (position < 0) break;  // this row and those after it belong to no sequence
+      while (row >= starts[sequence + 1]) ++sequence;
       const int64_t block =
           batch.block_table[sequence * batch.max_blocks + position / cache.block_size];
       for (int head = 0; head < cache.kv_heads; ++head) {

@@ -1,9 +1,10 @@
 #pragma once
 
 #include "kernels/cpu/cpu_device.h"
+#include "kernels/expert_ops.h"
 #include "kernels/ops.h"
 
-/// The CPU backend of ops.h; what each does is said there.
+/// The CPU backend of ops.h and expert_ops.h; what each does is said there.
 namespace shardline::kernels::cpu {
 
 void EmbeddingLookup(CpuDevice& device, Tensor table, int64_t vocabulary_begin, Indices tokens,
@@ -28,10 +29,24 @@ void WriteKv(CpuDevice& device, const AttentionBatch& batch, Tensor k, Tensor v,
 void Attention(CpuDevice& device, const AttentionParams& params, const AttentionBatch& batch,
                Tensor q, const KvCache& cache, Tensor out);
 void SigmoidGate(CpuDevice& device, Tensor gate, Tensor x);
-void RouteTopK(CpuDevice& device, Tensor logits, bool normalise, const Routing& routing);
+void RouteTopK(CpuDevice& device, Tensor logits, Indices positions, bool normalise,
+               const Routing& routing);
 void ExpertFeedForward(CpuDevice& device, Activation activation, Tensor x, const Routing& routing,
                        std::span<const ExpertWeights> experts, const ExpertScratch& scratch,
                        Tensor out);
 void GatherRows(CpuDevice& device, Tensor x, Indices rows, Tensor rows_out);
+
+void CountChoices(CpuDevice& device, const Routing& routing, int64_t tokens,
+                  std::span<uint64_t> counts);
+void KeepChoices(CpuDevice& device, const ExpertHolders& holders, int rank, Indices positions,
+                 const Routing& routing, uint64_t* kept);
+void PlanDispatch(CpuDevice& device, const DispatchRule& rule, Indices positions,
+                  const Routing& routing, const DispatchRecords& records);
+void PackDispatch(CpuDevice& device, const DispatchRule& rule, Indices positions,
+                  const Routing& routing, const DispatchRecords& records, Tensor x, void* packed);
+void UnpackDispatch(CpuDevice& device, const void* packed, const Routing& routing, Tensor rows,
+                    uint64_t* choices);
+void CombineDispatch(CpuDevice& device, const DispatchRecords& records, int ranks, Tensor returned,
+                     Tensor out);
 
 }  // namespace shardline::kernels::cpu

@@ -53,10 +53,15 @@ void SigmoidGate(CpuDevice& device, Tensor gate, Tensor x) {
   });
 }
 
-void RouteTopK(CpuDevice& device, Tensor logits, bool normalise, const Routing& routing) {
+void RouteTopK(CpuDevice& device, Tensor logits, Indices positions, bool normalise,
+               const Routing& routing) {
   const int count = routing.experts_per_token;
   device.ParallelFor(logits.rows, kRouteGrain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
+      if (positions[t] < 0) {
+        std::fill_n(routing.experts + t * count, count, -1);
+        continue;
+      }
       RouteRow(device.kernels(), logits.f32() + t * logits.cols, logits.cols, normalise, count,
                routing.experts + t * count, routing.weights + t * count);
     }

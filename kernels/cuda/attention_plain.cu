@@ -29,6 +29,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ float rescale[kHeads], denominator[kHeads];
 
   const int row = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y);
+  if (args.positions[row] < 0) return;  // of no sequence
   const HeadRange all_heads = HeadsOf(args, kv_head);
   const int head0 = all_heads.begin + static_cast<int>(blockIdx.z) * kHeads;
   const int heads = min(kHeads, all_heads.end - head0);
@@ -131,9 +132,10 @@ __global__ void __launch_bounds__(kThreads)
 template <DType kCache>
 __global__ void __launch_bounds__(kThreads) WriteKv(const __grid_constant__ WriteKvArgs args) {
   const int row = static_cast<int>(blockIdx.x);
+  const int position = args.positions[row];
+  if (position < 0) return;  // of no sequence
   const int sequence = SequenceOf(args.query_start, args.sequences, row);
   const int32_t* const blocks = args.block_table + static_cast<int64_t>(sequence) * args.max_blocks;
-  const int position = args.positions[row];
   const int width = args.kv_heads * args.head_dim;
   for (int i = static_cast<int>(threadIdx.x); i < width; i += kThreads) {
     const int head = i / args.head_dim;

@@ -297,6 +297,7 @@ __global__ void MergeSplits(const __grid_constant__ AttentionArgs args,
   const int row = static_cast<int>(blockIdx.x);
   const int64_t head = static_cast<int64_t>(row) * args.heads + blockIdx.y;
   const int position = args.positions[row];
+  if (position < 0) return;  // of no sequence
   const int last = position / kSplitKeys;
   Gathered all;
   float total = 0;

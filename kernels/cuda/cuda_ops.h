@@ -1,11 +1,12 @@
 #pragma once
 
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/expert_ops.h"
 #include "kernels/ops.h"
 #include "kernels/row_sampling.h"
 
-/// The CUDA backend of ops.h and row_sampling.h; what each does is said there. Numbers of tokens
-/// may be 0.
+/// The CUDA backend of ops.h, expert_ops.h and row_sampling.h; what each does is said there.
+/// Numbers of tokens may be 0.
 namespace shardline::kernels::cuda {
 
 void EmbeddingLookup(CudaDevice& device, Tensor table, int64_t vocabulary_begin, Indices tokens,
@@ -25,11 +26,25 @@ void WriteKv(CudaDevice& device, const AttentionBatch& batch, Tensor k, Tensor v
 void Attention(CudaDevice& device, const AttentionParams& params, const AttentionBatch& batch,
                Tensor q, const KvCache& cache, Tensor out);
 void SigmoidGate(CudaDevice& device, Tensor gate, Tensor x);
-void RouteTopK(CudaDevice& device, Tensor logits, bool normalise, const Routing& routing);
+void RouteTopK(CudaDevice& device, Tensor logits, Indices positions, bool normalise,
+               const Routing& routing);
 void ExpertFeedForward(CudaDevice& device, Activation activation, Tensor x, const Routing& routing,
                        std::span<const ExpertWeights> experts, const ExpertScratch& scratch,
                        Tensor out);
 void GatherRows(CudaDevice& device, Tensor x, Indices rows, Tensor rows_out);
+
+void CountChoices(CudaDevice& device, const Routing& routing, int64_t tokens,
+                  std::span<uint64_t> counts);
+void KeepChoices(CudaDevice& device, const ExpertHolders& holders, int rank, Indices positions,
+                 const Routing& routing, uint64_t* kept);
+void PlanDispatch(CudaDevice& device, const DispatchRule& rule, Indices positions,
+                  const Routing& routing, const DispatchRecords& records);
+void PackDispatch(CudaDevice& device, const DispatchRule& rule, Indices positions,
+                  const Routing& routing, const DispatchRecords& records, Tensor x, void* packed);
+void UnpackDispatch(CudaDevice& device, const void* packed, const Routing& routing, Tensor rows,
+                    uint64_t* choices);
+void CombineDispatch(CudaDevice& device, const DispatchRecords& records, int ranks, Tensor returned,
+                     Tensor out);
 
 void ComputeLogitStats(CudaDevice& device, Tensor logits, std::span<const StatsRow> rows,
                        std::span<LogitStats> out);

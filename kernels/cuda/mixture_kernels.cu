@@ -31,6 +31,10 @@ __global__ void __launch_bounds__(kThreads) Route(const __grid_constant__ RouteA
   const float* const logits = args.logits + token * args.experts;
   int32_t* const chosen = args.chosen + token * args.count;
   float* const weights = args.weights + token * args.count;
+  if (args.positions[token] < 0) {
+    for (int i = lane; i < args.count; i += 32) chosen[i] = -1;
+    return;
+  }
 
   Ranked last = {INFINITY, -1};
   float top = 0;
@@ -38,7 +42,8 @@ __global__ void __launch_bounds__(kThreads) Route(const __grid_constant__ RouteA
   for (int i = 0; i < args.count; ++i) {
     Ranked best = {-INFINITY, INT_MAX};
     for (int e = lane; e < args.experts; e += 32) {
-      const Ranked candidate = {logits[e], e};
+      const float logit = logits[e];
+      const Ranked candidate = {isnan(logit) ? -INFINITY : logit, e};  // some expert, always
       if (Better(last, candidate) && Better(candidate, best)) best = candidate;
     }
 #pragma unroll

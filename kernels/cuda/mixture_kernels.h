@@ -10,9 +10,10 @@ namespace shardline::kernels::cuda {
 
 /// As RouteTopK of kernels/ops.h.
 struct RouteArgs {
-  const float* logits;  // [tokens, experts]
-  int32_t* chosen;      // [tokens, count]
-  float* weights;       // [tokens, count]
+  const float* logits;       // [tokens, experts]
+  const int32_t* positions;  // [tokens]
+  int32_t* chosen;           // [tokens, count]
+  float* weights;            // [tokens, count]
   int64_t tokens;
   int experts, count;
   bool normalise;

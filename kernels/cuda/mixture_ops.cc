@@ -40,12 +40,14 @@ void Product(CudaDevice& device, std::span<const Tensor> w, const PermuteArgs& p
 
 }  // namespace
 
-void RouteTopK(CudaDevice& device, Tensor logits, bool normalise, const Routing& routing) {
+void RouteTopK(CudaDevice& device, Tensor logits, Indices positions, bool normalise,
+               const Routing& routing) {
   if (logits.rows == 0) return;
-  device.Check(LaunchRoute({logits.f32(), routing.experts, routing.weights, logits.rows,
-                            static_cast<int>(logits.cols), routing.experts_per_token, normalise},
-                           device.stream()),
-               "routing kernel");
+  device.Check(
+      LaunchRoute({logits.f32(), positions.data(), routing.experts, routing.weights, logits.rows,
+                   static_cast<int>(logits.cols), routing.experts_per_token, normalise},
+                  device.stream()),
+      "routing kernel");
 }
 
 void ExpertFeedForward(CudaDevice& device, Activation activation, Tensor x, const Routing& routing,

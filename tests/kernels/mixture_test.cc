@@ -28,8 +28,14 @@ TEST_P(MixtureTest, RoutesToTheBest) {
         Matrix logits(37, experts, random_, 4);
         for (int e = 0; e < experts; ++e) logits.row(5)[e] = 1.5f;  // all equal
         Route route(37, count);
-        RouteTopK(device_, logits.view(), normalise, route.view);
+        std::vector<int32_t> positions(37, 3);
+        positions[20] = -1;  // fills the step up
+        RouteTopK(device_, logits.view(), positions, normalise, route.view);
         for (int64_t t = 0; t < logits.rows; ++t) {
+          if (positions[t] < 0) {
+            for (int i = 0; i < count; ++i) ASSERT_EQ(route.experts[t * count + i], -1);
+            continue;
+          }
           const float* row = logits.row(t);
           std::vector<int32_t> order(experts);
           std::iota(order.begin(), order.end(), 0);
@@ -78,7 +84,7 @@ TEST_P(MixtureTest, FeedForwardSumsTheChosenExperts) {
   Experts experts(8, kHidden, kInner, random_);
   Matrix x(kTokens, kHidden, random_), logits(kTokens, 8, random_, 2);
   Route route(kTokens, 2);
-  RouteTopK(device_, logits.view(), true, route.view);
+  RouteTopK(device_, logits.view(), std::vector<int32_t>(kTokens), true, route.view);
   for (const std::vector<int>& mine : {std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7}, {2, 5}, {7}, {}}) {
     const Matrix out = RunExperts(device_, x, route, kInner, experts.Views(mine));
     for (int64_t t = 0; t < kTokens; ++t) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "parallel/thread_communicator.h"
+#include "worker/placed_experts.h"
 
 namespace shardline::worker {
 namespace {
@@ -104,9 +105,10 @@ class ExpertDispatchTest : public testing::TestWithParam<Case> {
     std::unique_ptr<kernels::Device> device;
     std::unique_ptr<parallel::Communicator> stage;
     LayerWeights weights;
+    PlacedExperts placed;
     std::unique_ptr<ExpertDispatch> dispatch;
     std::vector<float> out;
-    int64_t choices = 0;
+    uint64_t choices = 0;
   };
 
   void SetUp() override {
@@ -133,6 +135,7 @@ class ExpertDispatchTest : public testing::TestWithParam<Case> {
         rank.weights.experts.push_back(
             {expert, held.gate.View(), held.up.View(), held.down.View()});
       }
+      rank.placed = *PlacedExperts::Upload(*rank.device, std::span(&placement_, 1));
       rank.dispatch =
           *ExpertDispatch::Create(*rank.device, kernels::Activation::kSilu, rank.shard, kMaxTokens,
                                   kHidden, kFeedForward, param.per_token, *rank.stage);
@@ -147,11 +150,11 @@ class ExpertDispatchTest : public testing::TestWithParam<Case> {
         rank->out.assign(step.x.size(), NAN);  // every number must be written
         const Tensor x{step.x.data(), kernels::DType::kF32, step.tokens(), kHidden};
         const Tensor out{rank->out.data(), kernels::DType::kF32, step.tokens(), kHidden};
-        const absl::StatusOr<int64_t> choices = rank->dispatch->Run(
-            placement_, rank->weights, x, step.positions,
-            {step.experts.data(), step.weights.data(), GetParam().per_token}, out);
-        ASSERT_TRUE(choices.ok()) << choices.status();
-        rank->choices = *choices;
+        rank->choices = 0;
+        const absl::Status ran = rank->dispatch->Run(
+            rank->placed[0], rank->weights, x, step.positions,
+            {step.experts.data(), step.weights.data(), GetParam().per_token}, &rank->choices, out);
+        ASSERT_TRUE(ran.ok()) << ran;
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -174,11 +177,11 @@ TEST_P(ExpertDispatchTest, SumsEqualANaiveReference) {
       groups.push_back(RandomStep(tokens, param.experts, param.per_token, random_));
     }
     Run(groups);
-    int64_t choices = 0, computed = 0;
+    uint64_t choices = 0, computed = 0;
     for (const auto& rank : ranks_) computed += rank->choices;
     for (int g = 0; g < param.dp; ++g) {
       const GroupStep& step = groups[g];
-      choices += static_cast<int64_t>(step.experts.size());
+      choices += step.experts.size();
       for (int64_t t = 0; t < step.tokens(); ++t) {
         std::vector<double> expected(kHidden, 0.0);
         for (int j = 0; j < param.per_token; ++j) {
