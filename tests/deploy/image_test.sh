@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The runtime stage of deploy/container in a bare root file system: a package that the recipe forgets
-# is found here. The programs are those of this host, which must be of the recipe's release.
+# The stages of deploy/container in bare root file systems: a package that the recipe forgets is found
+# here. The build stage goes as far as its first targets, which need every tool and most libraries; the
+# programs of the runtime stage are those of this host, which must be of the recipe's release.
 # Usage: image_test.sh FOLDER_OF_PROGRAMS MODEL. Exit code 77: this host cannot do it.
 set -euo pipefail
 programs=$1
@@ -20,36 +21,47 @@ if [ -z "${SHARDLINE_IMAGE_TEST:-}" ]; then
   SHARDLINE_IMAGE_TEST=1 exec "${own[@]}" "$0" "$@"
 fi
 
-root=$(mktemp -d /var/tmp/shardline-image.XXXXXX)
-chmod 755 "$root"  # its user is not root
+work=$(mktemp -d /var/tmp/shardline-image.XXXXXX)
+root=$work/runtime builder=$work/build
 running=()
 clean() {
   [ ${#running[@]} -eq 0 ] || kill "${running[@]}" 2>/dev/null || true
   wait
   # Lazily: what was killed may hold them for a moment more.
-  umount -l "$root/proc" "$root/dev/shm" 2>/dev/null || true
-  rm -f "$root.log"
-  rm -rf --one-file-system "$root"
+  umount -l "$root/proc" "$root/dev/shm" "$builder/proc" 2>/dev/null || true
+  rm -rf --one-file-system "$work"
 }
 trap clean EXIT
+chmod 755 "$work"  # the image's user is not root
 
 mirror=$(apt-get indextargets --format '$(SITE)' | grep -m 1 debian)
 mkdir -p "$root/etc/dpkg/dpkg.cfg.d"
 echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/fast"  # it need not outlive a loss of power
-debootstrap --variant=minbase "$VERSION_CODENAME" "$root" "$mirror" >"$root.log" ||
-  { tail "$root.log"; exit 1; }
-echo "root file system: $SECONDS s"
+debootstrap --variant=minbase "$VERSION_CODENAME" "$root" "$mirror" >"$work/log" ||
+  { tail "$work/log"; exit 1; }
 rm -f "$root/etc/apt/sources.list"
 cp -a /etc/apt/. "$root/etc/apt/"
 chmod 1777 "$root/tmp"
 cp /etc/resolv.conf /etc/hosts "$root/etc/"
 for ring in /usr/share/keyrings/*; do cp -n "$ring" "$root/usr/share/keyrings/"; done
-mount -t proc proc "$root/proc"
+cp -a "$root" "$builder"
+for one in "$root" "$builder"; do mount -t proc proc "$one/proc"; done
 mkdir -p "$root/dev/shm" && mount -t tmpfs tmpfs "$root/dev/shm"
+echo "root file systems: $SECONDS s"
 
+# The build stage, as the recipe does it.
+mkdir "$builder/src"
+(cd "$source" && git ls-files -z | xargs -0 cp --parents -t "$builder/src")
+chroot "$builder" /src/scripts/setup.sh
+echo "build stage, packages: $SECONDS s"
+chroot "$builder" env -i PATH=/usr/bin:/bin HOME=/root sh -c 'cd /src && cmake --preset cpu >/dev/null &&
+  cmake --build build/cpu --target shardline_logging shardline_security >/dev/null'
+echo "build stage, first targets: $SECONDS s"
+
+# The runtime stage.
 cp "$source/deploy/container/install.sh" "$root/tmp/"
 chroot "$root" /tmp/install.sh runtime
-echo "packages: $SECONDS s"
+echo "runtime stage, packages: $SECONDS s"
 mkdir -p "$root/opt/shardline/bin" "$root/models"
 cp "$programs"/shardline{,-coordinator,-worker} "$source/deploy/container/shardline-replica" \
   "$root/opt/shardline/bin/"
