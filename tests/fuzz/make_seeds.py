@@ -10,6 +10,8 @@ first byte would lead a fuzzer nowhere.
 import json
 import os
 import shutil
+import struct
+import zlib
 
 import gguf
 import numpy as np
@@ -215,12 +217,26 @@ def chat_templates():
               archive({"template": source, "context": compact(context)}))
 
 
+def journals():
+    """Segments by our description of them in journal/segment.h, and another's CRC-32."""
+    def frame(salt, payload):
+        header = struct.pack("<II", len(payload), zlib.crc32(payload))
+        return header + struct.pack("<I", zlib.crc32(header, salt)) + payload
+
+    for name, payloads in {"one": [b"a"], "three": [b"first", b"x" * 300, bytes(4)]}.items():
+        salt = len(payloads) * 0x01020304
+        header = b"SHLDJNL1" + struct.pack("<I", salt)
+        write("journal", name, header + struct.pack("<I", zlib.crc32(header))
+              + b"".join(frame(salt, payload) for payload in payloads))
+
+
 def main():
     shutil.rmtree(os.path.join(HERE, "seeds"), ignore_errors=True)
     torch.manual_seed(1)
     hugging_face()
     gguf_files(tokenizer_files())
     chat_templates()
+    journals()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "journal/segment.h"
 #include "model/chat_template.h"
 #include "model/gguf.h"
 #include "model/json_access.h"
@@ -90,6 +91,20 @@ TEST(FuzzSeeds, ChatTemplate) {
     if (!text.ok()) {  // the template's own refusal of these messages
       EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument) << text.status();
     }
+  }
+}
+
+TEST(FuzzSeeds, Journal) {
+  for (const Seed& seed : SeedsOf("journal")) {
+    SCOPED_TRACE(seed.name);
+    size_t payloads = 0;
+    const auto contents = journal::ReadSegment(seed.bytes, seed.name, [&](std::string_view) {
+      ++payloads;
+      return absl::OkStatus();
+    });
+    ASSERT_TRUE(contents.ok()) << contents.status();
+    EXPECT_EQ(contents->end, seed.bytes.size());
+    EXPECT_GT(payloads, 0);
   }
 }
 
