@@ -43,6 +43,10 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
   pass("api-token-file", "Tokens of clients, one a line (with the two files below)");
   pass("max-request-bytes", "Bytes of any message");
   pass("stalled-reader-timeout", "Seconds that a client may take nothing of its answer");
+  pass("journal", "Directory in which requests and their tokens outlive the coordinator");
+  pass("journal-sync", "true: they outlive a loss of power too");
+  pass("journal-keep", "Seconds that the journal's requests await their readers after a restart");
+  pass("journal-segment-bytes", "Size from which the journal is rewritten");
   pass("attach-timeout", "Seconds from the first rank to the last");
   pass("step-timeout", "Seconds until a silent replica counts as lost");
   pass("heartbeat-timeout",

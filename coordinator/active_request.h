@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "coordinator/answer.h"
 #include "coordinator/engine.h"
+#include "coordinator/request_journal.h"
 #include "coordinator/served_model.h"
 #include "shardline/v1/generation.pb.h"
 
@@ -31,21 +32,38 @@ class RequestReader {
   virtual bool EndIfStalled(std::chrono::steady_clock::time_point since) = 0;
 };
 
+/// What a request needs of the server, which must outlive it.
+struct RequestContext {
+  const ServedModel& served;
+  Engine& engine;
+  RequestJournal* journal;  // null: none
+};
+
 /// A request between its acceptance and its last reader's end: hands its answers to the engine,
 /// keeps what comes back, wakes its readers. It outlives its readers for as long as it lingers.
-/// Thread-safe; shared by the engine, the readers and the table of requests.
+/// With a journal, each of these steps is taken once it is written. Thread-safe; shared by the
+/// engine, the readers and the table of requests.
 class ActiveRequest : public std::enable_shared_from_this<ActiveRequest> {
  public:
   using Clock = std::chrono::steady_clock;
   using Digest = std::array<unsigned char, 32>;
 
-  /// `digest`: of the fields that another call must share to attach. What is passed by reference
-  /// must outlive it.
-  ActiveRequest(const ServedModel& served, Engine& engine, std::string request_id,
-                const Digest& digest, std::chrono::seconds linger, PreparedRequest prepared);
+  struct Name {
+    std::string request_id;
+    Digest digest;        // of the fields that another call must share to attach
+    uint64_t number = 0;  // in the journal
+  };
 
+  ActiveRequest(const RequestContext& context, Name name, std::chrono::seconds linger,
+                PreparedRequest prepared);
+
+  /// Takes back what an earlier process had of it; before Start. Without a reader it then stays for
+  /// `keep` at least, and goes on.
+  void Restore(const JournaledRequest& earlier, std::chrono::seconds keep);
   /// Hands the answers over to the engine. Once, after the first reader is there.
   void Start();
+  /// Instead of Start: it is not accepted.
+  void Refuse(const absl::Status& status);
 
   /// Runs `act` with the lock held, for readers.
   template <typename Act>
@@ -59,11 +77,16 @@ class ActiveRequest : public std::enable_shared_from_this<ActiveRequest> {
   void Detach(const RequestReader* reader, const absl::Status& reason);
   /// Ends what still runs as FINISH_REASON_CANCELLED.
   void Cancel();
+  /// Nobody came back for it: ends what still runs.
+  void Expire();
   /// Ends readers that have taken nothing since `since`; how many.
   int EndStalledReaders(Clock::time_point since);
 
-  const std::string& request_id() const { return request_id_; }
-  const Digest& digest() const { return digest_; }
+  const std::string& request_id() const { return name_.request_id; }
+  const Digest& digest() const { return name_.digest; }
+  uint64_t number() const { return name_.number; }
+  /// It ended, one way or the other.
+  bool over() const;
   /// It ended with an error: nothing to attach to.
   bool failed() const;
   /// Since when its finished answers have had no reader; nothing when they have, or it runs.
@@ -72,6 +95,8 @@ class ActiveRequest : public std::enable_shared_from_this<ActiveRequest> {
   bool disposable(Clock::time_point now) const;
 
   // For readers, with the lock held.
+  /// It outlives this process: its readers may be told its id before there is a token.
+  bool journaled() const { return journaled_; }
   const std::deque<Answer>& answers() const { return answers_; }
   const std::vector<v1::PositionLogprobs>& prompt_logprobs() const { return prompt_logprobs_; }
   bool finished() const;
@@ -83,6 +108,7 @@ class ActiveRequest : public std::enable_shared_from_this<ActiveRequest> {
   class Sink;
 
   void OnToken(size_t answer, TokenEvent event);
+  void TakeLocked(size_t answer, const TokenEvent& event);
   void OnError(const absl::Status& status);
   void DeliverLocked();
   /// Ends the sequences of answers that are not finished.
@@ -91,8 +117,8 @@ class ActiveRequest : public std::enable_shared_from_this<ActiveRequest> {
 
   const ServedModel& served_;
   Engine& engine_;
-  const std::string request_id_;
-  const Digest digest_;
+  RequestJournal* const journal_;
+  const Name name_;
   const std::chrono::seconds linger_;
   const std::vector<int32_t> prompt_;
 
@@ -104,6 +130,8 @@ class ActiveRequest : public std::enable_shared_from_this<ActiveRequest> {
   std::vector<v1::PositionLogprobs> prompt_logprobs_;
   uint32_t cached_prompt_tokens_ = 0;
   std::optional<absl::Status> error_;
+  bool journaled_ = false;
+  std::chrono::seconds keep_{0};  // beyond linger_, for those that read it before a restart
   std::vector<std::shared_ptr<RequestReader>> readers_;
   std::optional<Clock::time_point> alone_since_;  // no reader, or ended and no reader
 };

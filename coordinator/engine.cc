@@ -49,7 +49,7 @@ void Engine::Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink) {
     if (!accepting_) {
       return Reject(*sink, absl::UnavailableError("the server is shutting down"));
     }
-    if (scheduler_.accepting_replicas() == 0) {
+    if (!request.accepted_before && scheduler_.accepting_replicas() == 0) {
       return Reject(
           *sink, absl::UnavailableError("no replica serves now: its ranks are attaching, loading, "
                                         "draining, or were lost; `shardline status` tells which"));

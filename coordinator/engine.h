@@ -85,7 +85,7 @@ class Engine {
 
   /// Hands a request over; request.id must be from NewRequestId(). The sink hears of everything
   /// else, rejection included: kUnavailable when no replica takes requests, kResourceExhausted with
-  /// a full queue, kInvalidArgument as Scheduler::Add.
+  /// a full queue (neither for one that was accepted before), kInvalidArgument as Scheduler::Add.
   void Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink);
   /// Ends a request, if it has not ended before. Its sink hears OnError(reason), or nothing more
   /// when `reason` is OK (the sink has what it wanted).

@@ -39,7 +39,7 @@ class StreamCall : public ClientCall {
   void Deliver(const ActiveRequest& request) override {
     if (writing_ || finished_) return;
     if (end_) return Finish(*end_);
-    if (WriteNext(request)) return;
+    if (WriteNext(request) || WriteId(request)) return;
     if (request.error()) return Finish(*request.error());
     if (AllSent(request)) Finish(absl::OkStatus());
   }
@@ -76,6 +76,16 @@ class StreamCall : public ClientCall {
     return false;
   }
 
+  /// Before there is a token, where that helps: by its id the client can come back to the request.
+  bool WriteId(const ActiveRequest& request) {
+    if (request_id_sent_ || !request.journaled() || request.error()) return false;
+    request_id_sent_ = true;
+    v1::GenerateStreamResponse message;
+    message.set_request_id(request.request_id());
+    WriteMessage(message);
+    return true;
+  }
+
   bool HasNews(const ActiveRequest& request, size_t index) const {
     const Answer& answer = request.answers()[index];
     const Cursor& cursor = cursors_[index];
@@ -99,6 +109,10 @@ class StreamCall : public ClientCall {
     cursor.tokens = request.answers()[index].Read(cursor.tokens, most, message);
     cursor.end_sent = message.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
     if (AllSent(request)) *message.mutable_usage() = request.usage();
+    WriteMessage(message);
+  }
+
+  void WriteMessage(const v1::GenerateStreamResponse& message) {
     writing_ = true;
     Offer();
     bytes_ = SerializeAnswer(message);

@@ -85,6 +85,15 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
   option("worker-token-file", config.worker_token_file, "Tokens of ranks");
   option("max-request-bytes", config.max_request_bytes,
          "Bytes of any message; 0: 4 MiB, or more where a step's result needs it");
+  option("journal", config.journal,
+         "Directory in which requests and their tokens outlive this process; default: none");
+  app.add_flag("--journal-sync", config.journal_sync,
+               "They outlive a loss of power too: each write waits for the device")
+      ->envname("SHARDLINE_JOURNAL_SYNC");
+  seconds("journal-keep", config.journal_keep,
+          "Seconds that the journal's requests await their readers after a restart");
+  option("journal-segment-bytes", config.journal_segment_bytes,
+         "Size from which the journal is rewritten without what is over");
   seconds("stalled-reader-timeout", config.stalled_reader_timeout,
           "Seconds that a client may take nothing of its answer before its call is cancelled");
   seconds("attach-timeout", config.attach_timeout, "Seconds from the first rank to the last");
@@ -134,6 +143,8 @@ int main(int argc, char** argv) {
   sigaddset(&stop_signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ,
+              SIG_IGN);  // a journal at the limit of file sizes is an error like a full disk
 
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(config);
   if (!server.ok()) {

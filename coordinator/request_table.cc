@@ -1,6 +1,7 @@
 #include "coordinator/request_table.h"
 
 #include <openssl/sha.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <random>
@@ -49,7 +50,46 @@ void RequestTable::ForgetOldestLocked() {
   if (kept.size() <= kMostKept) return;
   std::sort(kept.begin(), kept.end());
   kept.resize(kept.size() - kMostKept);
-  for (const auto& [since, id] : kept) requests_.erase(id);
+  for (const auto& [since, id] : kept) {
+    Forget(*requests_.at(id));
+    requests_.erase(id);
+  }
+}
+
+void RequestTable::Forget(const ActiveRequest& request) {
+  if (context_.journal != nullptr) context_.journal->Forget(request.number());
+}
+
+void RequestTable::Restore(const std::vector<JournaledRequest>& requests,
+                           std::chrono::seconds keep) {
+  for (const JournaledRequest& earlier : requests) {
+    v1::GenerateRequest message = earlier.accepted.request();
+    ActiveRequest::Name name{message.request_id(), DigestOf(message), earlier.number};
+    message.mutable_sampling()->set_seed(earlier.accepted.seed());
+    message.mutable_sampling()->set_max_tokens(earlier.accepted.max_tokens());
+    absl::StatusOr<PreparedRequest> prepared = Prepare(context_.served, message);
+    if (!prepared.ok()) {
+      logging::Event("a request of the journal is dropped: it cannot be served any more")
+          .With("request_id", message.request_id())
+          .With("error", std::string(prepared.status().message()))
+          .Warn();
+      context_.journal->Forget(earlier.number);
+      continue;
+    }
+    const auto request = std::make_shared<ActiveRequest>(
+        context_, std::move(name), std::chrono::seconds(message.linger_seconds()),
+        *std::move(prepared));
+    request->Restore(earlier, keep);
+    {
+      std::lock_guard lock(mutex_);
+      requests_[request->request_id()] = request;
+    }
+    request->Start();
+  }
+  if (!requests.empty()) {
+    spdlog::info("{} requests of the journal go on, or wait for their readers for {} s",
+                 requests.size(), keep.count());
+  }
 }
 
 std::shared_ptr<ActiveRequest> RequestTable::FindLocked(const std::string& request_id) const {
@@ -79,22 +119,42 @@ absl::StatusOr<std::shared_ptr<ActiveRequest>> RequestTable::Open(
     if (found != nullptr && !found->failed()) return attach(found);
   }
   // Before the work of making tokens of a text is done for nothing.
-  const absl::Status room = engine_.CheckRoom();
+  const absl::Status room = context_.engine.CheckRoom();
   if (!room.ok()) return room;
-  absl::StatusOr<PreparedRequest> prepared = Prepare(served_, message);
+  absl::StatusOr<PreparedRequest> prepared = Prepare(context_.served, message);
   if (!prepared.ok()) return prepared.status();
-  auto request = std::make_shared<ActiveRequest>(served_, engine_, id, digest,
+  const SequenceRequest sequence = prepared->sequence;
+  ActiveRequest::Name name{id, digest};
+  if (context_.journal != nullptr) name.number = context_.journal->NewNumber();
+  auto request = std::make_shared<ActiveRequest>(context_, std::move(name),
                                                  std::chrono::seconds(message.linger_seconds()),
                                                  *std::move(prepared));
   {
     std::lock_guard lock(mutex_);
     const std::shared_ptr<ActiveRequest> found = FindLocked(id);  // one may have come meanwhile
     if (found != nullptr && !found->failed()) return attach(found);
+    if (found != nullptr) Forget(*found);
     requests_[id] = request;
     request->Attach(std::move(reader));
   }
-  request->Start();
+  Start(request, message, sequence);
   return request;
+}
+
+void RequestTable::Start(const std::shared_ptr<ActiveRequest>& request,
+                         const v1::GenerateRequest& message, const SequenceRequest& sequence) {
+  if (context_.journal == nullptr) return request->Start();
+  v1::JournalRecord record;
+  record.set_request(request->number());
+  v1::AcceptedRequest& accepted = *record.mutable_accepted();
+  *accepted.mutable_request() = message;
+  accepted.mutable_request()->set_request_id(request->request_id());
+  accepted.mutable_request()->clear_next_index();
+  accepted.set_seed(sequence.sampling.seed());
+  accepted.set_max_tokens(static_cast<uint32_t>(sequence.max_tokens));
+  context_.journal->Write(std::move(record), [request](const absl::Status& written) {
+    written.ok() ? request->Start() : request->Refuse(written);
+  });
 }
 
 absl::Status RequestTable::Cancel(const std::string& request_id) {
@@ -115,7 +175,9 @@ void RequestTable::Release(const ActiveRequest& request) {
   std::lock_guard lock(mutex_);
   const auto found = requests_.find(request.request_id());
   if (found == requests_.end() || found->second.get() != &request) return;
-  if (request.disposable(ActiveRequest::Clock::now())) requests_.erase(found);
+  if (!request.disposable(ActiveRequest::Clock::now())) return;
+  Forget(request);
+  requests_.erase(found);
 }
 
 void RequestTable::Tick(std::chrono::seconds stalled_timeout) {
@@ -123,7 +185,12 @@ void RequestTable::Tick(std::chrono::seconds stalled_timeout) {
   std::vector<std::shared_ptr<ActiveRequest>> open;
   {
     std::lock_guard lock(mutex_);
-    std::erase_if(requests_, [now](const auto& entry) { return entry.second->disposable(now); });
+    std::erase_if(requests_, [&](const auto& entry) {
+      if (!entry.second->disposable(now)) return false;
+      entry.second->Expire();
+      Forget(*entry.second);
+      return true;
+    });
     for (const auto& [id, request] : requests_) open.push_back(request);
     ForgetOldestLocked();
   }

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "coordinator/active_request.h"
@@ -15,11 +16,16 @@ namespace shardline::coordinator {
 /// Thread-safe. What is passed by reference must outlive it.
 class RequestTable {
  public:
-  RequestTable(const ServedModel& served, Engine& engine) : served_(served), engine_(engine) {}
+  explicit RequestTable(const RequestContext& context) : context_(context) {}
+
+  /// Takes back and goes on with what an earlier process had accepted. Each then stays for `keep`
+  /// at least, for its readers to come back. Before the first Open.
+  void Restore(const std::vector<JournaledRequest>& requests, std::chrono::seconds keep);
 
   /// Attaches `reader` to the request of that id, or checks the request and starts it.
   /// kAlreadyExists when another request has the id; kResourceExhausted when the queue is full;
-  /// else as Prepare says.
+  /// else as Prepare says. With a journal it starts once that is written, and is refused when that
+  /// fails.
   absl::StatusOr<std::shared_ptr<ActiveRequest>> Open(const v1::GenerateRequest& message,
                                                       std::shared_ptr<RequestReader> reader);
   /// kNotFound when no request with the id runs.
@@ -34,9 +40,11 @@ class RequestTable {
   /// Of finished answers that nobody reads, so many are kept at most.
   void ForgetOldestLocked();
   std::shared_ptr<ActiveRequest> FindLocked(const std::string& request_id) const;
+  void Start(const std::shared_ptr<ActiveRequest>& request, const v1::GenerateRequest& message,
+             const SequenceRequest& sequence);
+  void Forget(const ActiveRequest& request);
 
-  const ServedModel& served_;
-  Engine& engine_;
+  const RequestContext context_;
   std::mutex mutex_;
   std::unordered_map<std::string, std::shared_ptr<ActiveRequest>> requests_;  // guarded by mutex_
 };

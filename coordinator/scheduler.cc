@@ -18,7 +18,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits) {}
 
 absl::Status Scheduler::Check(const SequenceRequest& request) const {
   const absl::Status valid = CheckSequence(request, limits_.sequence);
-  if (!valid.ok()) return valid;
+  if (!valid.ok() || request.accepted_before) return valid;
   if (waiting() >= limits_.max_queued_requests) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", waiting(), " requests wait (--max-queued-requests ",
@@ -43,6 +43,11 @@ absl::Status Scheduler::Add(SequenceRequest request) {
   sequence.id = request.id;
   sequence.prompt_length = static_cast<int>(request.prompt.size());
   sequence.tokens = std::move(request.prompt);
+  if (!request.generated.empty()) {
+    sequence.tokens.insert(sequence.tokens.end(), request.generated.begin(),
+                           request.generated.end());
+    sequence.prompt_scored = sequence.prompt_length - 1;  // with the first token, which it has
+  }
   sequence.max_tokens = request.max_tokens;
   sequence.stop_tokens = std::move(request.stop_tokens);
   sequence.sampling = std::move(request.sampling);

@@ -25,8 +25,8 @@ class Scheduler {
  public:
   explicit Scheduler(const SchedulerLimits& limits);
 
-  /// Queues a request. kResourceExhausted when the queue is full, kInvalidArgument for a request
-  /// that no replica could ever serve. Ids must be unique.
+  /// Queues a request. kResourceExhausted when the queue is full (unless it was accepted before),
+  /// kInvalidArgument for a request that no replica could ever serve. Ids must be unique.
   absl::Status Add(SequenceRequest request);
   /// Forgets a request wherever it is. False when it is unknown (already ended).
   bool Abort(uint64_t id);

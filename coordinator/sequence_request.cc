@@ -24,6 +24,11 @@ absl::Status CheckSequence(const SequenceRequest& request, const SequenceLimits&
     return absl::InvalidArgumentError(
         absl::StrCat("max_tokens is ", request.max_tokens, "; it must be at least 1"));
   }
+  if (static_cast<int64_t>(request.generated.size()) >= request.max_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("the answer has ", request.generated.size(),
+                                                   " tokens already, and max_tokens is ",
+                                                   request.max_tokens));
+  }
   if (limits.max_model_len > 0 && length + request.max_tokens > limits.max_model_len) {
     return absl::InvalidArgumentError(
         absl::StrCat("prompt and answer have ", length + request.max_tokens, " tokens; ",
@@ -38,6 +43,7 @@ absl::Status CheckSequence(const SequenceRequest& request, const SequenceLimits&
     return token >= 0 && (limits.vocabulary == 0 || token < limits.vocabulary);
   };
   if (!std::all_of(request.prompt.begin(), request.prompt.end(), known) ||
+      !std::all_of(request.generated.begin(), request.generated.end(), known) ||
       !std::all_of(request.stop_tokens.begin(), request.stop_tokens.end(), known) ||
       !std::all_of(sampling.stop_tokens().begin(), sampling.stop_tokens().end(), known)) {
     return absl::InvalidArgumentError("a token is not in the vocabulary");

@@ -20,6 +20,11 @@ struct SequenceRequest {
   int priority = 0;                  // smaller is sooner; see Turn in sequence.h
   /// Computed prefixes are shared only among requests with the same salt.
   std::string cache_salt;
+
+  /// An earlier process accepted it: it is not refused for a full queue or a lack of replicas.
+  bool accepted_before = false;
+  /// What it has of its answer, fewer than max_tokens.
+  std::vector<int32_t> generated;
 };
 
 enum class FinishReason : uint8_t { kStop, kLength };

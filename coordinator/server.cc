@@ -19,6 +19,7 @@
 #include "coordinator/expert_load.h"
 #include "coordinator/metrics.h"
 #include "coordinator/replica_set.h"
+#include "coordinator/request_journal.h"
 #include "coordinator/request_table.h"
 #include "coordinator/served_model.h"
 #include "coordinator/server_security.h"
@@ -154,22 +155,46 @@ SchedulerLimits LimitsFor(const ServerConfig& config, const ServedModel& served)
   return limits;
 }
 
+/// Null without --journal.
+absl::StatusOr<std::unique_ptr<RequestJournal>> OpenJournal(const ServerConfig& config,
+                                                            const ServedModel& served,
+                                                            std::vector<JournaledRequest>& found) {
+  if (config.journal.empty()) return nullptr;
+  RequestJournalOptions options;
+  options.files = {config.journal, config.journal_sync, config.journal_segment_bytes};
+  options.model = served.name;
+  options.fingerprint = served.model.checkpoint->Fingerprint();
+  absl::StatusOr<std::unique_ptr<RequestJournal>> journal = RequestJournal::Open(options, found);
+  if (journal.ok()) return journal;
+  return absl::Status(journal.status().code(),
+                      absl::StrCat("--journal: ", journal.status().message()));
+}
+
 class GrpcServer : public Server {
  public:
   GrpcServer(const ServerConfig& config, ServedModel served, AccessTokens tokens,
-             std::shared_ptr<grpc::ServerCredentials> credentials)
+             std::shared_ptr<grpc::ServerCredentials> credentials,
+             std::unique_ptr<RequestJournal> journal)
       : config_(config),
         tokens_(std::move(tokens)),
         credentials_(std::move(credentials)),
         served_(std::move(served)),
+        journal_(std::move(journal)),
         engine_(MakeEngineOptions()),
         replicas_(MakeReplicaOptions(), config.replicas, engine_),
-        requests_(served_, engine_),
+        requests_({served_, engine_, journal_.get()}),
         generation_(MakeGenerationService(served_, requests_, calls_, tokens_.api)),
         admin_(MakeAdminService(served_, engine_, replicas_, tokens_.admin)),
         worker_(MakeWorkerService(replicas_, tokens_.worker)) {}
 
-  ~GrpcServer() override { Stop(/*now=*/true); }
+  ~GrpcServer() override {
+    Stop(/*now=*/true);
+    if (journal_ != nullptr) journal_->Close();  // its thread calls the engine, which goes first
+  }
+
+  void Restore(const std::vector<JournaledRequest>& requests) {
+    requests_.Restore(requests, config_.journal_keep);
+  }
 
   absl::Status Listen() {
     grpc::EnableDefaultHealthCheckService(true);
@@ -229,6 +254,7 @@ class GrpcServer : public Server {
       spdlog::warn("requests still run after {} s (--drain-timeout); they are cut off",
                    config_.drain_timeout.count());
     }
+    if (journal_ != nullptr) journal_->Close();  // what is cut off now goes on after a restart
     engine_.AbortAll(absl::UnavailableError(
         "the server stopped before the request was finished; send it again"));
     replicas_.Shutdown("the coordinator stops");
@@ -288,6 +314,7 @@ class GrpcServer : public Server {
   const AccessTokens tokens_;
   const std::shared_ptr<grpc::ServerCredentials> credentials_;
   const ServedModel served_;
+  const std::unique_ptr<RequestJournal> journal_;  // null: none; the engine's tokens go there
   std::mutex health_mutex_;  // ranks come and go while the server starts and stops
   bool stopping_ = false;
   std::unique_ptr<grpc::Server> server_;
@@ -327,6 +354,9 @@ absl::Status ServerConfig::Validate() const {
   if (status.ok()) {
     status = CheckAtLeast<int64_t>("--max-queued-tokens", limits.max_queued_tokens, 1);
   }
+  if (status.ok()) {
+    status = CheckAtLeast<int64_t>("--journal-segment-bytes", journal_segment_bytes, 4096);
+  }
   if (status.ok()) status = CheckSecurity(*this);
   if (status.ok() && (limits.max_num_seqs > 65536 || limits.max_num_batched_tokens > (1 << 20))) {
     status = absl::InvalidArgumentError(
@@ -345,8 +375,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
   absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> credentials =
       security::MakeServerCredentials(config.tls);
   if (!credentials.ok()) return credentials.status();
+  std::vector<JournaledRequest> earlier;
+  absl::StatusOr<std::unique_ptr<RequestJournal>> journal = OpenJournal(config, *served, earlier);
+  if (!journal.ok()) return journal.status();
   auto server = std::make_unique<GrpcServer>(config, *std::move(served), *std::move(tokens),
-                                             *std::move(credentials));
+                                             *std::move(credentials), *std::move(journal));
+  server->Restore(earlier);
   const absl::Status listening = server->Listen();
   if (!listening.ok()) return listening;
   return server;

@@ -35,6 +35,11 @@ struct ServerConfig {
   std::string api_token_file, admin_token_file, worker_token_file;
   int max_request_bytes = 0;  // of any message; 0: 4 MiB, or what a step's result needs
 
+  std::string journal;                    // a directory; empty: none
+  bool journal_sync = false;              // each record outlasts a loss of power
+  std::chrono::seconds journal_keep{60};  // how long requests await their readers after a restart
+  int64_t journal_segment_bytes = int64_t{64} << 20;
+
   std::chrono::seconds attach_timeout{60};
   std::chrono::seconds step_timeout{60};
   std::chrono::milliseconds heartbeat_timeout{0};  // 0: see ReplicaOptions

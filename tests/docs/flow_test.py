@@ -5,7 +5,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FOLDERS = ["cli", "coordinator", "kernels", "logging", "model", "parallel", "security", "worker"]
+FOLDERS = ["cli", "coordinator", "journal", "kernels", "logging", "model", "parallel", "security", "worker"]
 
 
 def main():
