@@ -270,6 +270,19 @@ class MpiSessionImpl final : public MpiSession {
     return std::make_unique<MpiCommunicator>(runtime_, world);
   }
 
+  absl::StatusOr<HostPlace> Host() override {
+    MPI_Comm host = MPI_COMM_NULL;
+    absl::Status status =
+        FromMpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
+                "MPI_Comm_split_type");
+    if (!status.ok()) return status;
+    HostPlace place;
+    MPI_Comm_rank(host, &place.rank);
+    MPI_Comm_size(host, &place.ranks);
+    MPI_Comm_free(&host);
+    return place;
+  }
+
   [[noreturn]] void Abort(int exit_code) override {
     MPI_Abort(MPI_COMM_WORLD, exit_code);
     std::_Exit(exit_code);

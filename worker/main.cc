@@ -23,6 +23,7 @@ namespace {
 
 using shardline::kernels::Device;
 using shardline::parallel::Communicator;
+using shardline::parallel::HostPlace;
 using shardline::parallel::MpiSession;
 
 // Exit codes as `shardline --help` lists them.
@@ -32,13 +33,6 @@ constexpr int kExitFailed = 7;
 
 // How long the other ranks get to follow before this one leaves without them.
 constexpr auto kLeaveTimeout = std::chrono::seconds(3);
-
-int FromEnvironment(const char* name, int otherwise) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? otherwise : std::atoi(text);
-}
-int RanksOnHost() { return std::max(1, FromEnvironment("OMPI_COMM_WORLD_LOCAL_SIZE", 1)); }
-int RankOnHost() { return std::max(0, FromEnvironment("OMPI_COMM_WORLD_LOCAL_RANK", 0)); }
 
 /// Where and with whom this rank computes.
 struct Place {
@@ -107,11 +101,12 @@ absl::Status CheckPlace(const Place& place) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const Place& place) {
+/// `host`: of this launch.
+absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const Place& place, const HostPlace& host) {
   shardline::kernels::DeviceOptions options;
   options.threads = place.threads;
-  options.processes = place.ranks_on_host > 0 ? place.ranks_on_host : RanksOnHost();
-  options.ordinal = place.first_rank_on_host + RankOnHost();
+  options.processes = place.ranks_on_host > 0 ? place.ranks_on_host : host.ranks;
+  options.ordinal = place.first_rank_on_host + host.rank;
   options.fast_products = place.fast_products;
   if (place.device != "cpu") {
     options.kind = shardline::kernels::DeviceKind::kCuda;
@@ -213,6 +208,7 @@ int main(int argc, char** argv) {
   }
   std::unique_ptr<MpiSession> session;
   std::unique_ptr<Communicator> world;
+  HostPlace host;
   if (place.with_mpi()) {
     absl::StatusOr<std::unique_ptr<MpiSession>> started = MpiSession::Start(&argc, &argv);
     if (!started.ok()) {
@@ -221,10 +217,13 @@ int main(int argc, char** argv) {
     }
     session = *std::move(started);
     absl::StatusOr<std::unique_ptr<Communicator>> ranks = session->World();
-    if (!ranks.ok()) {
-      std::cerr << "error: " << ranks.status().message() << std::endl;
+    const absl::StatusOr<HostPlace> found =
+        ranks.ok() ? session->Host() : absl::StatusOr<HostPlace>(ranks.status());
+    if (!found.ok()) {
+      std::cerr << "error: " << found.status().message() << std::endl;
       session->Abort(kExitFailed);
     }
+    host = *found;
     world = *std::move(ranks);
     place.rank = world->rank();
     place.world_size = world->size();
@@ -241,7 +240,7 @@ int main(int argc, char** argv) {
   if (layout.pp + layout.dp + layout.tp > 0) {
     options.layout = {std::max(1, layout.pp), std::max(1, layout.dp), std::max(1, layout.tp)};
   }
-  const absl::StatusOr<std::unique_ptr<Device>> device = CreateDevice(place);
+  const absl::StatusOr<std::unique_ptr<Device>> device = CreateDevice(place, host);
   if (!device.ok()) fail(device.status(), kExitFailed);
   if (world != nullptr) {
     absl::StatusOr<std::unique_ptr<Communicator>> groups =

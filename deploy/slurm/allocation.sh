@@ -71,15 +71,17 @@ ranks_log() { [ "$replicas" -eq 1 ] && echo "$logs/ranks.log" || echo "$logs/ran
 keep_stopping() { [ -e "$logs/stopping" ]; }
 
 run_ranks() {  # replica
-  local place=()
+  local place=() beside=()
   if [ "$replicas" -gt 1 ]; then  # beside the others' steps, not after them
     local first=$(($1 * world / per_node))
+    beside=(--ranks-on-host "$per_node" --first-rank-on-host $(($1 * world % per_node)))
     place=(--exact --nodes="$nodes" --relative="$first" --ntasks-per-node="$((world / nodes))")
     [ -z "${SLURM_GPUS_ON_NODE:-}" ] || place+=(--gpus-per-task=1)
   fi
   srun --ntasks="$world" "${place[@]}" --mpi="${SHARDLINE_SRUN_MPI:-pmix}" --kill-on-bad-exit=1 \
     --job-name="shardline-replica-$1" \
-    shardline-worker --coordinator "$address" --replica "$1" --threads "${SLURM_CPUS_PER_TASK:-0}"
+    shardline-worker --coordinator "$address" --replica "$1" --threads "${SLURM_CPUS_PER_TASK:-0}" \
+    "${beside[@]}"
 }
 
 start_cluster() {

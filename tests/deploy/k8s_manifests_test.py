@@ -7,6 +7,8 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
+import time
 import unittest
 
 import jsonschema
@@ -223,6 +225,26 @@ class Manifests(unittest.TestCase):
         container = template["spec"]["containers"][0]
         ranks = next(e["value"] for e in container["env"] if e["name"] == "SHARDLINE_RANKS_ON_HOST")
         self.assertEqual(container["resources"]["limits"]["nvidia.com/gpu"], ranks)
+
+    def test_each_rank_of_a_pod_has_its_own_gpu(self):
+        """The second of two pods of three ranks, with a worker that only notes how it is called."""
+        with tempfile.TemporaryDirectory() as folder:
+            worker, calls = pathlib.Path(folder) / "shardline-worker", pathlib.Path(folder) / "calls"
+            worker.write_text(f'#!/bin/sh\necho "$@" >>{calls}\nexec tail -f /dev/null\n')
+            worker.chmod(0o755)
+            process = subprocess.Popen(
+                [ROOT / "deploy/container/shardline-replica"],
+                env={"PATH": f"{folder}:{os.environ['PATH']}", "SHARDLINE_BOOTSTRAP": "coordinator",
+                     "SHARDLINE_RANKS_ON_HOST": "3", "SHARDLINE_POD": "1",
+                     "SHARDLINE_TENSOR_PARALLEL_SIZE": "3", "SHARDLINE_PIPELINE_PARALLEL_SIZE": "2"})
+            deadline = time.time() + 20
+            while (not calls.exists() or calls.read_text().count("\n") < 3) and time.time() < deadline:
+                time.sleep(0.02)
+            process.terminate()
+            process.wait(timeout=20)
+            self.assertEqual(sorted(calls.read_text().splitlines()),
+                             [f"--rank {3 + i} --world-size 6 --first-rank-on-host {i}"
+                              for i in range(3)])
 
 
 if __name__ == "__main__":

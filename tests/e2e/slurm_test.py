@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -118,6 +119,10 @@ def replicas(slurm, folder):
         both = lambda: all(state == SERVING for state, _ in states().values()) and states()
         before = wait_for(both, "both replicas to serve", 60)
         assert len(before) == 2, before
+        for rank in admin.GetStatus(admin_pb.GetStatusRequest()).replicas[0].ranks:
+            # Two ranks share a node's processors, and know it.
+            threads = int(re.search(r"(\d+) threads?$", rank.device).group(1))
+            assert threads <= max(1, os.cpu_count() // 2), rank
         assert "replicas=2 tensor_parallel_size=2" in (folder / "job.out").read_text()
         stub = pb_grpc.GenerationStub(channel)
         long = request(PROMPT, max_tokens=80, ignore_eos=True)
@@ -128,6 +133,18 @@ def replicas(slurm, folder):
         assert all(start + collect(stream)[0] == tokens for start, stream in zip(first, running))
         wait_for(lambda: states() != before and both(), "the lost replica to be back", 60)
         assert sum(states()[name] != before[name] for name in before) == 1, (before, states())
+    slurm.run("scancel", job)
+    slurm.wait_for(lambda: slurm.state(job) in ("CANCELLED", ""), "the job to end")
+    wait_for(lambda: not ours(folder / "logs"), f"nothing to be left: {ours(folder / 'logs')}", 30)
+
+
+def replicas_on_a_node(slurm, folder):
+    """Four replicas, two a node: their steps run at the same time."""
+    job = submit(slurm, "serve.sbatch", folder, ranks_a_node=2, SHARDLINE_REPLICAS="4")
+    with grpc.insecure_channel(address_of(slurm, folder, job)) as channel:
+        admin = admin_grpc.AdminStub(channel)
+        wait_for(lambda: [r.state for r in admin.GetStatus(
+            admin_pb.GetStatusRequest()).replicas] == [SERVING] * 4, "four replicas to serve", 60)
     slurm.run("scancel", job)
     slurm.wait_for(lambda: slurm.state(job) in ("CANCELLED", ""), "the job to end")
     wait_for(lambda: not ours(folder / "logs"), f"nothing to be left: {ours(folder / 'logs')}", 30)
@@ -167,7 +184,7 @@ def main():
         sys.exit("needs root, and Slurm's packages (scripts/setup.sh --dev installs them)")
     with tempfile.TemporaryDirectory(prefix="shardline-slurm-jobs.") as name, Slurm() as slurm:
         whole = None
-        for check in (wrong_layout, replicas, service, batch):
+        for check in (wrong_layout, replicas, replicas_on_a_node, service, batch):
             begin = time.time()
             folder = pathlib.Path(name) / check.__name__
             folder.mkdir()
