@@ -257,7 +257,8 @@ void Replica::Receive(uint64_t epoch, int rank_index, v1::WorkerMessage message)
 }
 
 void Replica::Detached(uint64_t epoch, int rank, const absl::Status& status) {
-  Lose(epoch, absl::UnavailableError(absl::StrCat("rank ", rank, " is gone: ", status.message())));
+  // Not kUnavailable, which is a rank's word for a coordinator that it cannot reach.
+  Lose(epoch, absl::AbortedError(absl::StrCat("rank ", rank, " is gone: ", status.message())));
 }
 
 void Replica::Lose(uint64_t epoch, const absl::Status& reason) {

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <mutex>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -144,6 +145,8 @@ v1::LoadPlan MakeLoadPlan(const ServerConfig& config, const ServedModel& served)
   plan.set_max_num_batched_tokens(config.limits.max_num_batched_tokens);
   plan.set_max_model_len(served.max_model_len);
   plan.set_kv_cache_bytes(config.kv_cache_memory);
+  std::random_device random;
+  plan.set_coordinator((uint64_t{random()} << 32 | random()) | 1);
   return plan;
 }
 

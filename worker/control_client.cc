@@ -24,6 +24,11 @@ class GrpcControlClient : public ControlClient {
 
   ~GrpcControlClient() override {
     context_.TryCancel();
+    {
+      std::lock_guard lock(mutex_);
+      closing_ = true;
+    }
+    changed_.notify_all();
     reader_.join();
     if (heart_.joinable()) heart_.join();
   }
@@ -57,15 +62,10 @@ class GrpcControlClient : public ControlClient {
     return message;
   }
 
-  void NotifyEnd(std::function<void(const absl::Status&)> on_end) override {
-    {
-      std::lock_guard lock(mutex_);
-      if (!ended_) {
-        on_end_ = std::move(on_end);
-        return;
-      }
-    }
-    on_end(end_);
+  void NotifyEnd(OnEnd on_end) override {
+    std::lock_guard lock(mutex_);
+    on_end_ = std::move(on_end);
+    changed_.notify_all();
   }
 
   void Close() override {
@@ -80,7 +80,12 @@ class GrpcControlClient : public ControlClient {
  private:
   void ReadAll() {
     v1::CoordinatorMessage message;
+    std::deque<v1::StepPlan> last_plans;
     while (stream_->Read(&message)) {
+      if (message.has_step()) {
+        last_plans.push_back(message.step());
+        if (last_plans.size() > kKeptPlans) last_plans.pop_front();
+      }
       std::lock_guard lock(mutex_);
       messages_.push_back(std::move(message));
       changed_.notify_all();
@@ -88,15 +93,19 @@ class GrpcControlClient : public ControlClient {
     const grpc::Status status = stream_->Finish();
     absl::Status end(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
     if (end.ok()) end = absl::CancelledError("the coordinator closed the stream");
-    std::function<void(const absl::Status&)> on_end;
+    OnEnd on_end;
     {
-      std::lock_guard lock(mutex_);
-      end_ = end;
-      ended_ = true;
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return on_end_ || closing_; });
       on_end = on_end_;
-      changed_.notify_all();
     }
-    if (on_end) on_end(end);
+    std::vector<v1::CoordinatorMessage> more;
+    if (on_end) more = on_end(end, last_plans);
+    std::lock_guard lock(mutex_);
+    for (v1::CoordinatorMessage& one : more) messages_.push_back(std::move(one));
+    end_ = end;
+    ended_ = true;
+    changed_.notify_all();
   }
 
   grpc::ClientContext context_;
@@ -109,9 +118,10 @@ class GrpcControlClient : public ControlClient {
   // Guarded by mutex_.
   std::condition_variable changed_;
   std::deque<v1::CoordinatorMessage> messages_;
-  std::function<void(const absl::Status&)> on_end_;
+  OnEnd on_end_;
   absl::Status end_;
   bool ended_ = false;
+  bool closing_ = false;
 
   std::thread heart_;
   std::thread reader_;  // last: reads all of the above
@@ -130,6 +140,8 @@ absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Connect(
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetMaxReceiveMessageSize(-1);
+  // Not what an earlier channel to this address knows of it: a new coordinator may be there.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   const absl::StatusOr<std::shared_ptr<grpc::Channel>> opened =
       security::OpenChannel(address, security, arguments);
   if (!opened.ok()) return opened.status();

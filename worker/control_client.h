@@ -1,9 +1,11 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "security/secure_channel.h"
@@ -31,9 +33,14 @@ class ControlClient {
   /// Waits for the coordinator's next message. At the stream's end: the status it ended with, never
   /// OK.
   virtual absl::StatusOr<v1::CoordinatorMessage> Next() = 0;
-  /// `on_end` runs on the reading thread once the stream has ended, however busy the rank is; here
-  /// and now when it has already.
-  virtual void NotifyEnd(std::function<void(const absl::Status&)> on_end) = 0;
+  /// Runs on the reading thread once the stream has ended, however busy the rank is, before Next()
+  /// tells of the end. `last_plans` are the newest that came, kKeptPlans at most, oldest first. The
+  /// messages that it returns follow those that came.
+  using OnEnd = std::function<std::vector<v1::CoordinatorMessage>(
+      const absl::Status& end, const std::deque<v1::StepPlan>& last_plans)>;
+  static constexpr size_t kKeptPlans = 256;
+  /// Before the first Next().
+  virtual void NotifyEnd(OnEnd on_end) = 0;
   /// Says that nothing more will be sent and waits for the coordinator to close, briefly.
   virtual void Close() = 0;
 };

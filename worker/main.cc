@@ -4,9 +4,13 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <cstdlib>
 #include <iostream>
+#include <mutex>
+#include <optional>
 #include <random>
 #include <span>
 #include <thread>
@@ -128,13 +132,45 @@ absl::StatusOr<std::string> AgreeOnLaunchId(std::string chosen, Communicator& wo
   return absl::StrCat(absl::Hex(id, absl::kZeroPad16));
 }
 
-/// A rank may be inside a collective that its peers will never join: then it must leave alone.
-void LeaveLater(int exit_code) {
-  std::thread([exit_code] {
-    std::this_thread::sleep_for(kLeaveTimeout);
-    _exit(exit_code);
-  }).detach();
-}
+/// A rank may be inside a collective that its peers will never join: then it must leave alone. Ends
+/// the process at a set time, unless that is put off.
+class LeaveTimer {
+ public:
+  LeaveTimer() {
+    std::thread([this] { Run(); }).detach();
+  }
+  void Set(std::chrono::seconds timeout, int exit_code) {
+    std::lock_guard lock(mutex_);
+    at_ = std::chrono::steady_clock::now() + timeout;
+    exit_code_ = exit_code;
+    changed_.notify_one();
+  }
+  void PutOff() {
+    std::lock_guard lock(mutex_);
+    at_.reset();
+  }
+
+ private:
+  [[noreturn]] void Run() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      if (at_ && std::chrono::steady_clock::now() >= *at_) _exit(exit_code_);
+      if (at_) {
+        changed_.wait_until(lock, std::chrono::steady_clock::time_point(*at_));
+      } else {
+        changed_.wait(lock);
+      }
+    }
+  }
+
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::condition_variable changed_;
+  std::optional<std::chrono::steady_clock::time_point> at_;
+  int exit_code_ = 0;
+};
+
+void LeaveLater(LeaveTimer& timer, int exit_code) { timer.Set(kLeaveTimeout, exit_code); }
 
 }  // namespace
 
@@ -146,6 +182,7 @@ int main(int argc, char** argv) {
   shardline::parallel::Layout layout{0, 0, 0};  // 0: not given
   Place place;
   int attach_timeout = 60;
+  int reattach_timeout = 60;
   shardline::security::ClientSecurity security;
   CLI::App app(
       "Shardline worker: one rank of a replica. Start one per device:\n"
@@ -157,6 +194,13 @@ int main(int argc, char** argv) {
   app.add_option("--attach-timeout", attach_timeout, "Seconds to look for the coordinator")
       ->envname("SHARDLINE_ATTACH_TIMEOUT")
       ->check(CLI::Range(1, 86400))
+      ->capture_default_str();
+  app.add_option(
+         "--reattach-timeout", reattach_timeout,
+         "Seconds to look for another coordinator, with the weights that are there, when it "
+         "is lost; 0: leave (as ranks without MPI do)")
+      ->envname("SHARDLINE_REATTACH_TIMEOUT")
+      ->check(CLI::Range(0, 86400))
       ->capture_default_str();
   app.add_option("--replica", replica, "The model copy that these ranks are, by name")
       ->envname("SHARDLINE_REPLICA")
@@ -207,7 +251,7 @@ int main(int argc, char** argv) {
     return kExitUsage;
   }
   std::unique_ptr<MpiSession> session;
-  std::unique_ptr<Communicator> world;
+  std::unique_ptr<Communicator> world, agreement;
   HostPlace host;
   if (place.with_mpi()) {
     absl::StatusOr<std::unique_ptr<MpiSession>> started = MpiSession::Start(&argc, &argv);
@@ -225,6 +269,12 @@ int main(int argc, char** argv) {
     }
     host = *found;
     world = *std::move(ranks);
+    ranks = session->World();
+    if (!ranks.ok()) {
+      std::cerr << "error: " << ranks.status().message() << std::endl;
+      session->Abort(kExitFailed);
+    }
+    agreement = *std::move(ranks);
     place.rank = world->rank();
     place.world_size = world->size();
   }
@@ -253,26 +303,41 @@ int main(int argc, char** argv) {
   } else if (launch_id.empty()) {
     launch_id = "bootstrap by the coordinator";  // which tells epochs apart by itself
   }
+  auto* const timer = new LeaveTimer;  // its thread goes with the process
+  const auto connect = [&](int timeout) {
+    return shardline::worker::ControlClient::Connect(coordinator, security,
+                                                     std::chrono::seconds(timeout));
+  };
   absl::StatusOr<std::unique_ptr<shardline::worker::ControlClient>> client =
-      shardline::worker::ControlClient::Connect(coordinator, security,
-                                                std::chrono::seconds(attach_timeout));
+      connect(attach_timeout);
   if (!client.ok()) {
     const bool lost = client.status().code() == absl::StatusCode::kUnavailable;
     fail(client.status(), lost ? kExitCoordinatorLost : kExitUsage);
   }
-  (*client)->NotifyEnd([](const absl::Status&) { LeaveLater(kExitCoordinatorLost); });
+  shardline::worker::Reattaching reattaching;
+  if (reattach_timeout > 0) reattaching.ranks = agreement.get();
+  reattaching.connect = [&] {
+    auto next = connect(reattach_timeout);
+    if (next.ok()) timer->PutOff();
+    return next;
+  };
+  reattaching.on_end = [&](bool again) {
+    if (again) return timer->Set(std::chrono::seconds(reattach_timeout), kExitCoordinatorLost);
+    LeaveLater(*timer, kExitCoordinatorLost);
+  };
 
   options.launch_id = launch_id;
-  const absl::Status ended = world != nullptr
-                                 ? shardline::worker::RunRank(options, **device, *world, **client)
-                                 : shardline::worker::RunRankWithoutMpi(
-                                       options, **device, place.rank, place.world_size, **client);
+  const absl::Status ended =
+      world != nullptr
+          ? shardline::worker::RunRank(options, **device, *world, *std::move(client), reattaching)
+          : shardline::worker::RunRankWithoutMpi(options, **device, place.rank, place.world_size,
+                                                 *std::move(client), reattaching);
   if (!ended.ok()) {
     fail(ended,
          ended.code() == absl::StatusCode::kUnavailable ? kExitCoordinatorLost : kExitFailed);
   }
-  LeaveLater(0);  // should another rank not come to MPI's farewell
-  client->reset();
+  LeaveLater(*timer, 0);  // should another rank not come to MPI's farewell
+  agreement.reset();
   world.reset();
   session.reset();
   return 0;

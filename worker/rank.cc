@@ -7,9 +7,11 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "model/checkpoint.h"
@@ -18,6 +20,7 @@
 #include "parallel/device_groups.h"
 #include "worker/expert_load.h"
 #include "worker/kv_memory.h"
+#include "worker/plan_agreement.h"
 #include "worker/step_runner.h"
 #include "worker/weights_loader.h"
 
@@ -77,30 +80,80 @@ absl::StatusOr<parallel::LayerPlacements> ParsePlacements(const v1::LoadPlan& pl
 class Rank {
  public:
   Rank(const RankOptions& options, kernels::Device& device, parallel::Communicator& world,
-       ControlClient& client)
+       const Reattaching& reattaching)
       : options_(options),
         device_(device),
         rank_(world.rank()),
         world_size_(world.size()),
-        client_(client),
+        reattaching_(reattaching),
         world_(&world) {}
   /// Without MPI: the world is formed when the load plan comes.
   Rank(const RankOptions& options, kernels::Device& device, int rank, int world_size,
-       ControlClient& client)
-      : options_(options), device_(device), rank_(rank), world_size_(world_size), client_(client) {}
+       const Reattaching& reattaching)
+      : options_(options),
+        device_(device),
+        rank_(rank),
+        world_size_(world_size),
+        reattaching_(reattaching) {}
 
-  absl::Status Run() {
+  absl::Status Run(std::unique_ptr<ControlClient> client) {
+    while (true) {
+      client_ = std::move(client);
+      loaded_ = started_ = stream_over_ = drained_ = said_ready_ = false;
+      coordinator_ = 0;
+      client_->NotifyEnd([this](const absl::Status& end, const std::deque<v1::StepPlan>& plans) {
+        return AtEnd(end, plans);
+      });
+      absl::Status status = RunAttached();
+      if (!stream_over_ || !drained_) return status;
+      status = runner_->Reset();
+      if (!status.ok()) return status;
+      spdlog::warn("the coordinator is lost; attaching again, with the weights that are here");
+      absl::StatusOr<std::unique_ptr<ControlClient>> next = reattaching_.connect();
+      if (!next.ok()) return next.status();
+      client = *std::move(next);
+    }
+  }
+
+ private:
+  /// On the reading thread: what the other ranks were told to run, and this one was not.
+  std::vector<v1::CoordinatorMessage> AtEnd(const absl::Status& end,
+                                            const std::deque<v1::StepPlan>& last_plans) {
+    // A coordinator that lets a rank go says why, with another code.
+    const bool again =
+        end.code() == absl::StatusCode::kUnavailable && reattaching_.ranks != nullptr && warm_;
+    reattaching_.on_end(again);
+    if (!again) return {};
+    absl::StatusOr<std::vector<v1::StepPlan>> missing = std::vector<v1::StepPlan>();
+    if (coordinator_ != 0) {
+      missing = AgreeOnPlans(*reattaching_.ranks, coordinator_, said_ready_, last_plans);
+    }
+    if (!missing.ok()) {
+      spdlog::warn("not attaching again: {}", std::string(missing.status().message()));
+      reattaching_.on_end(false);
+      return {};
+    }
+    drained_ = true;
+    std::vector<v1::CoordinatorMessage> messages(missing->size());
+    for (size_t i = 0; i < messages.size(); ++i) *messages[i].mutable_step() = (*missing)[i];
+    return messages;
+  }
+
+  /// From Hello to the stream's end.
+  absl::Status RunAttached() {
     const absl::StatusOr<v1::WorkerMessage> hello = Hello();
     if (!hello.ok()) return hello.status();
-    absl::Status status = client_.Send(*hello);
-    client_.StartHeartbeat([this] {
+    client_->Send(*hello).IgnoreError();  // Next() tells why; so with all that is sent
+    client_->StartHeartbeat([this] {
       v1::Heartbeat beat;
       beat.set_busy_microseconds(busy_microseconds_);
       return beat;
     });
+    absl::Status status;
     while (status.ok()) {
-      absl::StatusOr<v1::CoordinatorMessage> message = client_.Next();
+      absl::StatusOr<v1::CoordinatorMessage> message = client_->Next();
       if (!message.ok()) {
+        stream_over_ = true;
         return absl::UnavailableError(
             absl::StrCat("the coordinator let this rank go: ", message.status().message()));
       }
@@ -126,12 +179,11 @@ class Rank {
     }
     v1::WorkerMessage failure;
     failure.mutable_failure()->set_message(std::string(status.message()));
-    client_.Send(failure).IgnoreError();
-    client_.Close();
+    client_->Send(failure).IgnoreError();
+    client_->Close();
     return status;
   }
 
- private:
   absl::StatusOr<v1::WorkerMessage> Hello() const {
     char host[256] = "unknown";
     gethostname(host, sizeof(host) - 1);
@@ -160,7 +212,10 @@ class Rank {
   }
 
   absl::Status Load(const v1::LoadPlan& plan) {
-    if (checkpoint_ != nullptr) return absl::InternalError("told to load twice");
+    if (loaded_) return absl::InternalError("told to load twice");
+    loaded_ = true;
+    coordinator_ = plan.coordinator();
+    if (runner_ != nullptr) return KeepWeights(plan);
     if (world_ == nullptr) {
       const absl::Status met = MeetWithoutMpi(plan);
       if (!met.ok()) return met;
@@ -241,6 +296,21 @@ class Rank {
     return ReportLoaded(SecondsSince(start));
   }
 
+  /// In a later attachment: the weights are those that the plan asks for.
+  absl::Status KeepWeights(const v1::LoadPlan& plan) {
+    v1::LoadPlan before = plan_, now = plan;
+    for (v1::LoadPlan* const one : {&before, &now}) {
+      one->clear_epoch();
+      one->clear_group_id();
+      one->clear_coordinator();
+    }
+    if (before.SerializeAsString() != now.SerializeAsString()) {
+      return absl::FailedPreconditionError(
+          "the coordinator came back with another model, layout or limits: the ranks start anew");
+    }
+    return SendLoaded(0);
+  }
+
   absl::Status MeetWithoutMpi(const v1::LoadPlan& plan) {
     parallel::NcclId id;
     if (plan.group_id().size() != id.size()) {
@@ -266,7 +336,7 @@ class Rank {
     v1::WorkerMessage message;
     message.mutable_progress()->set_bytes_loaded(loaded);
     message.mutable_progress()->set_bytes_total(total);
-    client_.Send(message).IgnoreError();  // a broken stream shows at the next Next()
+    client_->Send(message).IgnoreError();  // a broken stream shows at the next Next()
   }
 
   absl::Status ReportLoaded(double seconds) {
@@ -275,22 +345,45 @@ class Rank {
         device_.sharers(), plan_.max_num_seqs(), plan_.max_model_len());
     if (!blocks.ok()) return blocks.status();
     kv_blocks_ = *blocks;
-    v1::WorkerMessage message;
-    message.mutable_loaded()->set_kv_blocks(static_cast<uint32_t>(*blocks));
-    message.mutable_loaded()->set_weight_bytes(weights_->bytes);
-    message.mutable_loaded()->set_seconds(seconds);
+    weight_bytes_ = weights_->bytes;
     spdlog::info("loaded layers {} to {} of {}: {:.1f} MB in {:.2f} s, {:.2f} GB/s",
                  shard_.layers.begin, shard_.layers.end - 1, spec_.layers.size(),
                  weights_->bytes / 1e6, seconds, weights_->bytes / 1e9 / seconds);
-    return client_.Send(message);
+    return SendLoaded(seconds);
+  }
+
+  absl::Status SendLoaded(double seconds) {
+    v1::WorkerMessage message;
+    message.mutable_loaded()->set_kv_blocks(static_cast<uint32_t>(kv_blocks_));
+    message.mutable_loaded()->set_weight_bytes(weight_bytes_);
+    message.mutable_loaded()->set_seconds(seconds);
+    client_->Send(message).IgnoreError();
+    return absl::OkStatus();
+  }
+
+  absl::Status SendReady() {
+    v1::WorkerMessage message;
+    message.mutable_ready();
+    said_ready_ = true;
+    client_->Send(message).IgnoreError();
+    return absl::OkStatus();
   }
 
   absl::Status Start(const v1::Start& start) {
-    if (!weights_) return absl::InternalError("told to start before weights were loaded");
+    if (!loaded_ || started_) {
+      return absl::InternalError("told to start before weights were loaded");
+    }
+    started_ = true;
     if (start.kv_blocks() < 1 || start.kv_blocks() > kv_blocks_) {
       return absl::InvalidArgumentError(absl::StrCat("told to start with ", start.kv_blocks(),
                                                      " KV blocks: from 1 to ", kv_blocks_,
                                                      " fit in this rank's memory"));
+    }
+    if (runner_ != nullptr) {
+      if (start.kv_blocks() == started_blocks_) return SendReady();
+      return absl::FailedPreconditionError(
+          absl::StrCat("told to start with ", start.kv_blocks(), " KV blocks, and ",
+                       started_blocks_, " are there from before: the ranks start anew"));
     }
     const auto begin = Clock::now();
     StepRunnerOptions options;
@@ -310,13 +403,13 @@ class Rank {
     if (!warm.ok()) return warm;
     spdlog::info("warm after {:.2f} s; KV cache {} blocks, {:.1f} MB", SecondsSince(begin),
                  start.kv_blocks(), start.kv_blocks() * geometry_.BytesPerBlock() / 1e6);
-    v1::WorkerMessage message;
-    message.mutable_ready();
-    return client_.Send(message);
+    started_blocks_ = start.kv_blocks();
+    warm_ = true;
+    return SendReady();
   }
 
   absl::Status Step(const v1::StepPlan& plan) {
-    if (runner_ == nullptr) return absl::InternalError("told to run a step before Start");
+    if (!started_) return absl::InternalError("told to run a step before Start");
     const auto begin = Clock::now();
     const std::chrono::nanoseconds waited = runner_->waited();
     absl::StatusOr<std::optional<v1::StepResult>> result = runner_->Run(plan);
@@ -327,12 +420,12 @@ class Rank {
     if (!*result || shard_.place.tp != 0 || shard_.place.dp != 0) return absl::OkStatus();
     v1::WorkerMessage message;
     *message.mutable_result() = *std::move(*result);
-    client_.Send(message).IgnoreError();  // Next() tells why: a Shutdown may have come meanwhile
+    client_->Send(message).IgnoreError();  // Next() tells why: a Shutdown may have come meanwhile
     return absl::OkStatus();
   }
 
   absl::Status ReportExpertLoad(uint64_t query) {
-    if (runner_ == nullptr) return absl::InternalError("asked for expert load before Start");
+    if (!started_) return absl::InternalError("asked for expert load before Start");
     absl::StatusOr<v1::RankExpertLoad> load =
         ExpertLoadOf(runner_->mixture(), static_cast<int>(shard_.layers.begin));
     if (!load.ok()) return load.status();
@@ -340,7 +433,7 @@ class Rank {
     v1::RankExpertLoad& report = *message.mutable_expert_load();
     report = *std::move(load);
     report.set_query(query);
-    client_.Send(message).IgnoreError();  // as for a step's result
+    client_->Send(message).IgnoreError();  // as for a step's result
     return absl::OkStatus();
   }
 
@@ -348,7 +441,7 @@ class Rank {
   kernels::Device& device_;
   const int rank_;
   const int world_size_;
-  ControlClient& client_;
+  const Reattaching reattaching_;
   std::unique_ptr<parallel::Communicator> own_world_;  // without MPI
   parallel::Communicator* world_ = nullptr;            // null: not met yet
 
@@ -361,21 +454,34 @@ class Rank {
   std::optional<ShardWeights> weights_;                  // until the runner takes them
   KvGeometry geometry_;
   int64_t kv_blocks_ = 0;  // that it said it can hold
+  uint32_t started_blocks_ = 0;
+  int64_t weight_bytes_ = 0;
   std::unique_ptr<StepRunner> runner_;
+  std::atomic<bool> warm_ = false;
+
+  // Of this attachment.
+  bool loaded_ = false, started_ = false;
+  std::atomic<uint64_t> coordinator_ = 0;  // that told it to load; 0: none yet
+  std::atomic<bool> said_ready_ = false;
+  bool stream_over_ = false;           // and all that came is done
+  std::atomic<bool> drained_ = false;  // the ranks have agreed on what to run before they return
   Clock::time_point last_progress_;
   std::atomic<uint64_t> busy_microseconds_ = 0;  // in steps, less waiting for other stages
+  std::unique_ptr<ControlClient> client_;        // last: its threads use all of the above
 };
 
 }  // namespace
 
 absl::Status RunRank(const RankOptions& options, kernels::Device& device,
-                     parallel::Communicator& world, ControlClient& client) {
-  return Rank(options, device, world, client).Run();
+                     parallel::Communicator& world, std::unique_ptr<ControlClient> client,
+                     const Reattaching& reattaching) {
+  return Rank(options, device, world, reattaching).Run(std::move(client));
 }
 
 absl::Status RunRankWithoutMpi(const RankOptions& options, kernels::Device& device, int rank,
-                               int world_size, ControlClient& client) {
-  return Rank(options, device, rank, world_size, client).Run();
+                               int world_size, std::unique_ptr<ControlClient> client,
+                               const Reattaching& reattaching) {
+  return Rank(options, device, rank, world_size, reattaching).Run(std::move(client));
 }
 
 }  // namespace shardline::worker

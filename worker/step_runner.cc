@@ -451,10 +451,14 @@ absl::Status StepRunner::WarmUp() {
   }
   absl::Status status = Run(prefill).status();
   if (status.ok() && prompt >= 1) status = Run(decode).status();
-  if (status.ok()) status = ReceiveTokens(UINT64_MAX);
+  if (status.ok()) status = Reset();
   if (transformer_->mixture() != nullptr) transformer_->mixture()->ForgetLoad();
-  Forget();
   return status;
+}
+
+absl::Status StepRunner::Reset() {
+  Forget();
+  return ReceiveTokens(UINT64_MAX);
 }
 
 void StepRunner::Forget() {

@@ -58,6 +58,10 @@ class StepRunner {
   /// memory, and proof that the ranks can talk. Collective.
   absl::Status WarmUp();
 
+  /// Forgets all sequences, as after the warm-up. Collective, once all ranks have run the same
+  /// plans.
+  absl::Status Reset();
+
   /// Time spent waiting for other stages since the beginning.
   std::chrono::nanoseconds waited() const { return waited_; }
   /// How the stage's experts were used since the warm-up; null when it has no mixture of them.

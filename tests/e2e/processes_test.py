@@ -17,8 +17,8 @@ def none_left(address):
     wait_for(lambda: not processes_of(address), f"the end of {processes_of(address)}")
 
 
-def serve(coordinator):
-    ranks = Ranks(coordinator.address, 2)
+def serve(coordinator, *flags):
+    ranks = Ranks(coordinator.address, 2, *flags)
     wait_for(lambda: coordinator.status().replicas[0].state == SERVING, "the replica to serve", 60)
     return ranks
 
@@ -70,7 +70,7 @@ def deaths():
 
 def coordinator_dies():
     with Coordinator(smollm2(), "--tensor-parallel-size", 2, "--max-model-len", 512) as coordinator:
-        ranks = serve(coordinator)
+        ranks = serve(coordinator, "--reattach-timeout", 0)
         stream = coordinator.stub.GenerateStream(request("Hi", max_tokens=400, ignore_eos=True))
         next(stream)
         coordinator.process.kill()

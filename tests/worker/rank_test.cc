@@ -16,6 +16,7 @@
 #include "model/checkpoint.h"
 #include "parallel/thread_communicator.h"
 #include "tests/worker/tiny_llama.h"
+#include "worker/plan_agreement.h"
 
 namespace shardline::worker {
 namespace {
@@ -23,30 +24,58 @@ namespace {
 using v1::CoordinatorMessage;
 using v1::WorkerMessage;
 
+/// What a rank said on one stream.
+struct Said {
+  std::vector<WorkerMessage> sent;
+  bool closed = false;
+};
+
 class ScriptedClient final : public ControlClient {
  public:
-  explicit ScriptedClient(std::vector<CoordinatorMessage> script)
-      : script_(script.begin(), script.end()) {}
+  ScriptedClient(std::vector<CoordinatorMessage> script, Said& said)
+      : script_(script.begin(), script.end()), said_(said) {}
+  ~ScriptedClient() override {
+    if (reader_.joinable()) reader_.join();
+  }
 
   absl::Status Send(const WorkerMessage& message) override {
-    sent.push_back(message);
+    said_.sent.push_back(message);
     return absl::OkStatus();
   }
   void StartHeartbeat(std::function<v1::Heartbeat()> beat) override { beat(); }
   absl::StatusOr<CoordinatorMessage> Next() override {
-    if (script_.empty()) return absl::UnavailableError("the script is over");
+    const absl::Status end = absl::UnavailableError("the script is over");
+    // The rest of the script has come, and then the end, before a step of it is done.
+    if (on_end_ && (script_.empty() || script_.front().has_step())) Read();
+    if (script_.empty() && reader_.joinable()) {
+      reader_.join();
+      script_.insert(script_.end(), more_.begin(), more_.end());
+    }
+    if (script_.empty()) return end;
     CoordinatorMessage message = script_.front();
     script_.pop_front();
     return message;
   }
-  void NotifyEnd(std::function<void(const absl::Status&)>) override {}
-  void Close() override { closed = true; }
-
-  std::vector<WorkerMessage> sent;
-  bool closed = false;
+  void NotifyEnd(OnEnd on_end) override { on_end_ = std::move(on_end); }
+  void Close() override { said_.closed = true; }
 
  private:
+  void Read() {
+    std::deque<v1::StepPlan> plans;
+    for (const CoordinatorMessage& message : script_) {
+      if (message.has_step()) plans.push_back(message.step());
+    }
+    reader_ =
+        std::thread([this, on_end = std::exchange(on_end_, nullptr), plans = std::move(plans)] {
+          more_ = on_end(absl::UnavailableError("the script is over"), plans);
+        });
+  }
+
   std::deque<CoordinatorMessage> script_;
+  OnEnd on_end_;
+  std::vector<CoordinatorMessage> more_;  // by the reader
+  Said& said_;
+  std::thread reader_;
 };
 
 struct Outcome {
@@ -64,12 +93,13 @@ std::vector<Outcome> RunRanks(int world, const std::vector<CoordinatorMessage>& 
     threads.emplace_back([&, r] {
       auto device = kernels::Device::Create({.threads = 1, .processes = world});
       ASSERT_TRUE(device.ok()) << device.status();
-      ScriptedClient client(script);
-      outcomes[r].status = RunRank({"launch-7"}, **device, *group[r], client);
-      for (WorkerMessage& message : client.sent) {
+      Said said;
+      outcomes[r].status = RunRank({"launch-7"}, **device, *group[r],
+                                   std::make_unique<ScriptedClient>(script, said), {});
+      for (WorkerMessage& message : said.sent) {
         if (!message.has_progress()) outcomes[r].sent.push_back(std::move(message));
       }
-      outcomes[r].closed = client.closed;
+      outcomes[r].closed = said.closed;
       group[r].reset();
     });
   }
@@ -94,6 +124,7 @@ v1::LoadPlan GoodLoad(const std::string& model) {
   plan.set_max_num_batched_tokens(32);
   plan.set_max_model_len(64);
   plan.set_kv_cache_bytes(1 << 20);
+  plan.set_coordinator(1);
   return plan;
 }
 
@@ -279,14 +310,168 @@ TEST(Rank, WordsOutOfTurnAreErrors) {
   ExpectFailure({load, Start(8), step}, "bad step plan: slot 7 was not started");
 }
 
+/// Ranks whose streams end after their scripts, and that attach to the next ones.
+std::vector<std::vector<Said>> RunRanksAgain(
+    const std::vector<std::vector<std::vector<CoordinatorMessage>>>& scripts) {  // by rank, stream
+  const int world = static_cast<int>(scripts.size());
+  auto group = parallel::MakeThreadCommunicators(world);
+  auto agreement = parallel::MakeThreadCommunicators(world);
+  std::vector<std::vector<Said>> said(world);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < world; ++r) {
+    threads.emplace_back([&, r] {
+      auto device = kernels::Device::Create({.threads = 1, .processes = world});
+      ASSERT_TRUE(device.ok()) << device.status();
+      said[r].resize(scripts[r].size());
+      size_t next = 0;
+      const auto connect = [&]() -> absl::StatusOr<std::unique_ptr<ControlClient>> {
+        if (next == scripts[r].size()) return absl::UnavailableError("nobody is there");
+        const size_t stream = next++;
+        return std::make_unique<ScriptedClient>(scripts[r][stream], said[r][stream]);
+      };
+      const Reattaching reattaching{.connect = connect, .ranks = agreement[r].get()};
+      const absl::Status status =
+          RunRank({"launch-7"}, **device, *group[r], *connect(), reattaching);
+      EXPECT_EQ(status.message(), "nobody is there");
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return said;
+}
+
+CoordinatorMessage Decode(uint64_t step, uint32_t position) {
+  CoordinatorMessage message;
+  v1::StepPlan& plan = *message.mutable_step();
+  plan.set_epoch(3);
+  plan.set_step(step);
+  v1::SlotWork& work = *plan.add_work();
+  work.set_slot(1);
+  work.set_position(position);
+  work.set_sample(true);
+  return message;
+}
+
+TEST(Rank, AttachesAgainWithItsWeights) {
+  v1::LoadPlan plan = GoodLoad(TinyLlama().Write());
+  v1::LoadPlan later = plan;
+  later.set_epoch(9);
+  const std::vector<CoordinatorMessage> whole = {Load(plan), Start(8), Prefill()};
+  const auto said = RunRanksAgain({{whole, {Load(later)}, {}, {Load(later), Start(8), Prefill()}}});
+  ASSERT_EQ(said[0][0].sent.back().result().sampled_size(), 1);
+  for (const Said& stream : said[0]) EXPECT_TRUE(stream.sent.front().has_hello());
+  const std::vector<WorkerMessage>& last = said[0][3].sent;
+  ASSERT_EQ(last.size(), 4);  // no progress: nothing is loaded
+  EXPECT_TRUE(last[1].has_loaded());
+  EXPECT_GT(last[1].loaded().weight_bytes(), 0);
+  EXPECT_TRUE(last[2].has_ready());
+  // The slot was free again, and its prompt gives the same token.
+  EXPECT_EQ(last[3].result().sampled(0).token(),
+            said[0][0].sent.back().result().sampled(0).token());
+}
+
+TEST(Rank, PlansThatSomeRanksGotAreRunByAll) {
+  // In each layout every rank in turn is the only one that was told of the last steps, or the only
+  // one that was not; and in the next life the pipeline is as if nothing had been on its way.
+  for (const auto& [pp, tp] : {std::pair(1, 2), std::pair(2, 1), std::pair(2, 2)}) {
+    const int world = pp * tp;
+    v1::LoadPlan plan = GoodLoad(TinyLlama().Write());
+    plan.set_pipeline_parallel_size(pp);
+    plan.set_tensor_parallel_size(tp);
+    const std::vector<CoordinatorMessage> all = {Load(plan), Start(8), Prefill(), Decode(1 + pp, 3),
+                                                 Decode(1 + 2 * pp, 4)};
+    for (int odd = 0; odd < world; ++odd) {
+      for (const bool has_more : {false, true}) {
+        for (size_t fewest = 2; fewest < all.size(); ++fewest) {
+          SCOPED_TRACE(testing::Message() << "PP=" << pp << " TP=" << tp << " rank " << odd
+                                          << (has_more ? " has" : " lacks") << " from " << fewest);
+          std::vector<std::vector<std::vector<CoordinatorMessage>>> scripts(world);
+          for (int r = 0; r < world; ++r) {
+            const size_t count = (r == odd) == has_more ? all.size() : fewest;
+            scripts[r] = {{all.begin(), all.begin() + count}, all};
+          }
+          const auto said = RunRanksAgain(scripts);
+          const std::vector<WorkerMessage>& teller = said[world - tp][1].sent;
+          ASSERT_EQ(teller.size(), 6);
+          for (size_t i = 3; i < 6; ++i) EXPECT_EQ(teller[i].result().sampled_size(), 1);
+        }
+      }
+    }
+  }
+}
+
+TEST(Rank, MeetAgainWhateverCoordinatorsEachHasMet) {
+  v1::LoadPlan plan = GoodLoad(TinyLlama().Write());
+  plan.set_tensor_parallel_size(2);
+  const auto load = [&plan](uint64_t coordinator) {
+    plan.set_coordinator(coordinator);
+    return Load(plan);
+  };
+  const auto whole = [&](uint64_t coordinator) {
+    return std::vector<CoordinatorMessage>{load(coordinator), Start(8), Prefill()};
+  };
+  using Stream = std::vector<CoordinatorMessage>;
+  // The second coordinator lives until only one rank has attached, or one was told to load, or one
+  // was told to start; a third, until both had; and the last one serves.
+  for (const auto& [one, other] :
+       {std::pair(std::vector<Stream>{{}}, std::vector<Stream>{}),
+        std::pair(std::vector<Stream>{{}, {}}, std::vector<Stream>{{}}),
+        std::pair(std::vector<Stream>{{load(2)}}, std::vector<Stream>{{}}),
+        std::pair(std::vector<Stream>{{load(2), Start(8)}}, std::vector<Stream>{{load(2)}}),
+        std::pair(std::vector<Stream>{{load(2)}, {load(3), Start(8)}},
+                  std::vector<Stream>{{load(2)}, {load(3), Start(8)}})}) {
+    for (const bool swapped : {false, true}) {
+      std::vector<std::vector<Stream>> scripts = {{whole(1)}, {whole(1)}};
+      for (const Stream& stream : one) scripts[swapped ? 1 : 0].push_back(stream);
+      for (const Stream& stream : other) scripts[swapped ? 0 : 1].push_back(stream);
+      for (auto& script : scripts) script.push_back(whole(9));
+      const auto said = RunRanksAgain(scripts);
+      EXPECT_EQ(said[0].back().sent.back().result().sampled_size(), 1);
+      EXPECT_TRUE(said[1].back().sent.back().has_ready());
+    }
+  }
+}
+
+TEST(Rank, LeavesWhenItsFirstCoordinatorIsLostBeforeItIsReady) {
+  v1::LoadPlan plan = GoodLoad(TinyLlama().Write());
+  auto device = kernels::Device::Create({.threads = 1});
+  ASSERT_TRUE(device.ok()) << device.status();
+  auto world = parallel::MakeThreadCommunicators(1);
+  auto ranks = parallel::MakeThreadCommunicators(1);
+  Said said;
+  std::vector<bool> ends;
+  const Reattaching reattaching{.ranks = ranks[0].get(),
+                                .on_end = [&ends](bool again) { ends.push_back(again); }};
+  const absl::Status status =
+      RunRank({"launch-7"}, **device, *world[0],
+              std::make_unique<ScriptedClient>(std::vector{Load(plan)}, said), reattaching);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ends, std::vector{false});
+}
+
+TEST(PlanAgreement, PlansThatNobodyKeepsAreAnError) {
+  auto ranks = parallel::MakeThreadCommunicators(2);
+  v1::StepPlan first, last;
+  first.set_epoch(3);
+  first.set_step(5);
+  last.set_epoch(3);
+  last.set_step(8);
+  absl::StatusOr<std::vector<v1::StepPlan>> behind;
+  std::thread thread([&] { behind = AgreeOnPlans(*ranks[1], 7, true, {first}); });
+  const auto ahead = AgreeOnPlans(*ranks[0], 7, true, {last});
+  thread.join();
+  EXPECT_EQ(ahead.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(behind.status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
 /// What a rank without MPI, which does not name the group itself, says to a load plan.
 absl::Status MeetWithoutMpi(const std::string& group_id) {
   auto device = kernels::Device::Create({.threads = 1});
   EXPECT_TRUE(device.ok()) << device.status();
   v1::LoadPlan plan = GoodLoad(TinyLlama().Write());
   plan.set_group_id(group_id);
-  ScriptedClient client({Load(plan)});
-  return RunRankWithoutMpi({"launch-7"}, **device, 1, 2, client);
+  Said said;
+  return RunRankWithoutMpi({"launch-7"}, **device, 1, 2,
+                           std::make_unique<ScriptedClient>(std::vector{Load(plan)}, said), {});
 }
 
 TEST(RankWithoutMpi, NeedsTheGroupsIdAndAGpu) {
