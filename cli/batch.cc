@@ -153,7 +153,8 @@ class Batch {
   void Start(CallPtr owned) {
     Call* const call = owned.get();
     calls_.emplace(call, std::move(owned));
-    ++call->attempts;
+    // A line that is tried again finds what a server with a journal has of it.
+    if (++call->attempts == 1) call->line.request.set_request_id(MakeRequestId("batch-"));
     call->context = std::make_unique<grpc::ClientContext>();
     call->response.Clear();
     SetDeadline(options_.client.timeout, *call->context);

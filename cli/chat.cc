@@ -50,7 +50,7 @@ ExitCode RunChat(const GenerateOptions& options) {
     }
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     AddMessage(chat, "user", line);
-    const Answer answer = StreamAnswer(*stub, options.client.timeout, request, PrintText);
+    const Answer answer = StreamAnswer(*stub, options.client, request, PrintText);
     if (answer.status.ok() || !answer.text.empty()) std::cout << std::endl;
     if (answer.status.ok() && options.stats) PrintStats(answer);
     if (!answer.status.ok()) {

@@ -4,6 +4,9 @@
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
+#include <random>
+
+#include "absl/strings/str_cat.h"
 
 namespace shardline::cli {
 
@@ -13,6 +16,13 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const ClientOptions& opti
   // `status --watch` and `up` wait for servers that are about to come.
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   return security::OpenChannel(options.address, options.security, arguments);
+}
+
+std::string MakeRequestId(std::string_view prefix) {
+  std::random_device random;
+  std::string id(prefix);
+  for (int i = 0; i < 4; ++i) absl::StrAppend(&id, absl::Hex(random(), absl::kZeroPad8));
+  return id;
 }
 
 void SetDeadline(double seconds, grpc::ClientContext& context) {

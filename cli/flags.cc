@@ -43,7 +43,6 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
   pass("api-token-file", "Tokens of clients, one a line (with the two files below)");
   pass("max-request-bytes", "Bytes of any message");
   pass("stalled-reader-timeout", "Seconds that a client may take nothing of its answer");
-  pass("journal", "Directory in which requests and their tokens outlive the coordinator");
   pass("journal-sync", "true: they outlive a loss of power too");
   pass("journal-keep", "Seconds that the journal's requests await their readers after a restart");
   pass("journal-segment-bytes", "Size from which the journal is rewritten");
@@ -89,6 +88,9 @@ CLI::Option* AddFlag(CLI::App& app, const std::string& name, bool& value, const 
 void AddClientFlags(CLI::App& app, ClientOptions& client) {
   AddOption(app, "address", client.address, "The coordinator's HOST:PORT");
   AddOption(app, "timeout", client.timeout, "Seconds that a request may take; 0: no limit")
+      ->check(CLI::Range(0.0, 1e6));
+  AddOption(app, "reattach-timeout", client.reattach_timeout,
+            "Seconds to try to read a stream on when the server is lost; generate and chat")
       ->check(CLI::Range(0.0, 1e6));
   AddTlsFlags(app, client.security.tls);
   AddOption(
@@ -250,6 +252,13 @@ void AddUpFlags(CLI::App& app, UpOptions& up) {
   AddOption(app, "admin-token-file", up.admin_token_file, "Tokens of administrators");
   AddOption(app, "worker-token-file", up.worker_token_file, "Tokens of ranks");
   AddPassedOnFlags(app, up.coordinator_flags);
+  AddSetter<std::string>(app, "journal",
+                         "Directory in which requests and their tokens outlive the coordinator, "
+                         "which is then restarted",
+                         [&up](const std::string& value) {
+                           up.has_journal = !value.empty();
+                           up.coordinator_flags.push_back("--journal=" + value);
+                         });
 }
 
 }  // namespace shardline::cli

@@ -1,8 +1,14 @@
 #include "cli/generate.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <optional>
+#include <random>
+#include <utility>
 
 #include "cli/interrupt.h"
 
@@ -14,40 +20,92 @@ bool PrintJson(const v1::GenerateStreamResponse& message) {
   return std::cout.good();
 }
 
-}  // namespace
+constexpr int kReattachPauseMilliseconds = 200;
 
-Answer StreamAnswer(v1::Generation::Stub& stub, double timeout, const v1::GenerateRequest& request,
-                    const std::function<bool(const v1::GenerateStreamResponse&)>& on_message) {
+uint64_t RandomSeed() {
+  std::random_device random;
+  return uint64_t{random()} << 32 | random();
+}
+
+/// One answer, over as many calls as it takes.
+class Stream {
+ public:
+  Stream(v1::Generation::Stub& stub, const ClientOptions& options, v1::GenerateRequest request,
+         const std::function<bool(const v1::GenerateStreamResponse&)>& on_message)
+      : stub_(stub), options_(options), request_(std::move(request)), on_message_(on_message) {}
+
+  /// Reads to the end of a call. True when the server was lost and the stream may be read on.
+  bool Read(Answer& answer) {
+    grpc::ClientContext context;
+    if (options_.timeout > 0) SetDeadline(std::max(1e-3, options_.timeout - Seconds()), context);
+    const InterruptWatcher watcher([&context] { context.TryCancel(); });
+    const auto reader = stub_.GenerateStream(&context, request_);
+    bool wanted = true;
+    v1::GenerateStreamResponse message;
+    while (reader->Read(&message)) {
+      last_word_ = Clock::now();
+      Count(message, answer);
+      if (wanted && !on_message_(message)) {
+        wanted = false;
+        context.TryCancel();
+      }
+    }
+    answer.status = reader->Finish();
+    answer.seconds = Seconds();
+    answer.signal = watcher.signal();
+    if (answer.status.error_code() == grpc::StatusCode::CANCELLED) {
+      if (answer.signal != 0) answer.status = {grpc::StatusCode::CANCELLED, "interrupted"};
+      if (!wanted)
+        answer.status = {grpc::StatusCode::CANCELLED, "nobody reads the output any more"};
+    }
+    return answer.status.error_code() == grpc::StatusCode::UNAVAILABLE && wanted && last_word_ &&
+           std::chrono::duration<double>(Clock::now() - *last_word_).count() <
+               options_.reattach_timeout;
+  }
+
+ private:
   using Clock = std::chrono::steady_clock;
-  const auto start = Clock::now();
-  const auto seconds = [start] {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
-  Answer answer;
-  grpc::ClientContext context;
-  SetDeadline(timeout, context);
-  const InterruptWatcher watcher([&context] { context.TryCancel(); });
-  const auto reader = stub.GenerateStream(&context, request);
-  bool wanted = true;
-  v1::GenerateStreamResponse message;
-  while (reader->Read(&message)) {
+
+  double Seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+  void Count(const v1::GenerateStreamResponse& message, Answer& answer) {
     // The first message may carry only the request's id.
     if (answer.first_token_seconds == 0 && message.token_ids_size() > 0) {
-      answer.first_token_seconds = seconds();
+      answer.first_token_seconds = Seconds();
     }
     answer.text += message.text();
     if (message.has_usage()) answer.usage = message.usage();
-    if (wanted && !on_message(message)) {
-      wanted = false;
-      context.TryCancel();
-    }
+    if (message.token_ids().empty()) return;
+    const int index = static_cast<int>(message.index());
+    while (request_.next_index_size() <= index) request_.add_next_index(0);
+    request_.set_next_index(index, message.first_token() + message.token_ids_size());
   }
-  answer.status = reader->Finish();
-  answer.seconds = seconds();
-  answer.signal = watcher.signal();
-  if (answer.status.error_code() == grpc::StatusCode::CANCELLED) {
-    if (answer.signal != 0) answer.status = {grpc::StatusCode::CANCELLED, "interrupted"};
-    if (!wanted) answer.status = {grpc::StatusCode::CANCELLED, "nobody reads the output any more"};
+
+  v1::Generation::Stub& stub_;
+  const ClientOptions& options_;
+  v1::GenerateRequest request_;  // what is still wanted of it
+  const std::function<bool(const v1::GenerateStreamResponse&)>& on_message_;
+  const Clock::time_point start_ = Clock::now();
+  std::optional<Clock::time_point> last_word_;
+};
+
+}  // namespace
+
+Answer StreamAnswer(v1::Generation::Stub& stub, const ClientOptions& options,
+                    v1::GenerateRequest request,
+                    const std::function<bool(const v1::GenerateStreamResponse&)>& on_message) {
+  if (request.request_id().empty()) request.set_request_id(MakeRequestId("cli-"));
+  // With a seed, even a server that has never seen the request goes on with the same tokens.
+  if (!request.sampling().has_seed()) request.mutable_sampling()->set_seed(RandomSeed());
+  Stream stream(stub, options, std::move(request), on_message);
+  Answer answer;
+  while (stream.Read(answer)) {
+    if (isatty(STDERR_FILENO) != 0) std::cerr << "\n(the server is lost; trying to go on)\n";
+    const int signal = TakeStopSignal(kReattachPauseMilliseconds);
+    if (signal == 0) continue;
+    answer.signal = signal;
+    answer.status = {grpc::StatusCode::CANCELLED, "interrupted"};
+    break;
   }
   return answer;
 }
@@ -90,7 +148,7 @@ ExitCode RunGenerate(const GenerateOptions& options) {
   if (!channel.ok()) return ReportUsage(std::string(channel.status().message()));
   const auto stub = v1::Generation::NewStub(*channel);
   const Answer answer =
-      StreamAnswer(*stub, options.client.timeout, request, options.json ? PrintJson : PrintText);
+      StreamAnswer(*stub, options.client, request, options.json ? PrintJson : PrintText);
   if (!options.json && (answer.status.ok() || !answer.text.empty())) std::cout << std::endl;
   if (!answer.status.ok()) return Report(answer.status, options.client.address);
   if (options.stats) PrintStats(answer);

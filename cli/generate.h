@@ -32,8 +32,11 @@ struct Answer {
 };
 
 /// Streams one answer. Each message goes to `on_message`; the request is cancelled when it returns
-/// false, and by SIGINT or SIGTERM (which must be blocked).
-Answer StreamAnswer(v1::Generation::Stub& stub, double timeout, const v1::GenerateRequest& request,
+/// false, and by SIGINT or SIGTERM (which must be blocked). When the server is lost after its first
+/// message, the stream is read on from the next one's, with the same request id: `on_message` hears
+/// of every token once. So a request without an id or a seed gets them here.
+Answer StreamAnswer(v1::Generation::Stub& stub, const ClientOptions& options,
+                    v1::GenerateRequest request,
                     const std::function<bool(const v1::GenerateStreamResponse&)>& on_message);
 
 /// Writes a message's text to stdout at once; false when nobody reads it any more.

@@ -68,7 +68,7 @@ absl::Status LocalCluster::StartCoordinator() {
   ChildOptions start;
   start.command = {programs_.coordinator,
                    options_.model,
-                   "--listen=" + options_.listen,
+                   "--listen=" + (address_.empty() ? options_.listen : address_),
                    absl::StrCat("--replicas=", options_.replicas),
                    absl::StrCat("--tensor-parallel-size=", options_.tensor_parallel_size),
                    absl::StrCat("--pipeline-parallel-size=", options_.pipeline_parallel_size),
@@ -220,10 +220,11 @@ void LocalCluster::WaitOrKill(ChildProcess& child, int milliseconds) {
 
 void LocalCluster::Stop() {
   stub_.reset();
-  const bool orderly = coordinator_ && !coordinator_->Ended();
+  bool orderly = coordinator_ && !coordinator_->Ended();
   if (orderly) {
     coordinator_->Signal(SIGTERM);
     WaitOrKill(*coordinator_, options_.drain_timeout * 1000 + kCloseMilliseconds);
+    orderly = coordinator_->exit_code() == 0;  // else ranks wait for another
   }
   const auto deadline =
       std::chrono::steady_clock::now() + std::chrono::milliseconds(kRanksLeaveMilliseconds);

@@ -36,8 +36,8 @@ class LocalCluster {
   LocalCluster(const LocalCluster&) = delete;
   LocalCluster& operator=(const LocalCluster&) = delete;
 
-  /// Waits until it listens. kInvalidArgument when it refuses model or flags, kUnavailable when it
-  /// cannot start, kCancelled when a stop signal came.
+  /// Waits until it listens, the next time at the same address. kInvalidArgument when it refuses
+  /// model or flags, kUnavailable when it cannot start, kCancelled when a stop signal came.
   absl::Status StartCoordinator();
   /// Starts a replica's mpirun; ranks of an earlier start that linger are killed first.
   absl::Status StartRanks(int replica);

@@ -59,6 +59,12 @@ absl::Status ReplicaKeeper::Turn(const v1::ReplicaStatus* status) {
   return absl::OkStatus();
 }
 
+void ReplicaKeeper::OnNewCoordinator() {
+  serving_since_.reset();
+  let_go_at_.reset();
+  epoch_ = 0;
+}
+
 bool ReplicaKeeper::Overstayed(const v1::ReplicaStatus& status) {
   const bool attached = std::any_of(status.ranks().begin(), status.ranks().end(),
                                     [](const v1::RankStatus& rank) { return rank.attached(); });

@@ -25,6 +25,9 @@ class ReplicaKeeper {
   /// cannot be started.
   absl::Status Turn(const v1::ReplicaStatus* status);
 
+  /// Epochs are counted anew, and the ranks have yet to attach.
+  void OnNewCoordinator();
+
   bool serving() const { return serving_since_.has_value(); }
   bool gave_up() const { return !why_.empty(); }
   /// Why it gave up.

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "cli/coordinator_keeper.h"
 #include "cli/interrupt.h"
 #include "cli/local_cluster.h"
 #include "cli/preflight.h"
@@ -202,9 +203,16 @@ class Up {
     for (int i = 0; i < options_.replicas; ++i) keepers.emplace_back(*cluster_, i, progress_);
     Clock::time_point next_status = Clock::now();
     std::optional<v1::GetStatusResponse> status;
+    CoordinatorKeeper coordinator(*cluster_, options_.has_journal);
     while (TakeStopSignal(kPollMilliseconds) == 0) {
-      if (const std::optional<std::string> end = cluster_->CoordinatorEnded()) {
-        return CoordinatorBroken(*end);
+      const absl::StatusOr<CoordinatorKeeper::State> state = coordinator.Turn();
+      if (absl::IsUnavailable(state.status())) {
+        return Broken(std::string(state.status().message()), cluster_->coordinator_log());
+      }
+      if (!state.ok()) return state.status();
+      if (*state == CoordinatorKeeper::State::kDown) continue;
+      if (*state == CoordinatorKeeper::State::kCameBack) {
+        for (ReplicaKeeper& keeper : keepers) keeper.OnNewCoordinator();
       }
       const bool all_serve = std::all_of(keepers.begin(), keepers.end(),
                                          [](const ReplicaKeeper& k) { return k.serving(); });

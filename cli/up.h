@@ -28,13 +28,16 @@ struct UpOptions {
   std::string admin_token_file, worker_token_file;
   std::vector<std::string> coordinator_flags;  // passed through: "--dtype=float32", ...
 
+  bool has_journal = false;  // as these flags say
+
   /// Ranks of a replica.
   int World() const { return tensor_parallel_size * pipeline_parallel_size * data_parallel_size; }
 };
 
 /// Runs a local cluster in the foreground: one coordinator, and for each replica an mpirun with one
-/// rank a device. Shows progress, prints a ready line, restarts ranks that die, stops all on SIGINT
-/// or SIGTERM (which must be blocked). To be called on the main thread.
+/// rank a device. Shows progress, prints a ready line, restarts ranks that die and, with a journal,
+/// a coordinator that dies, stops all on SIGINT or SIGTERM (which must be blocked). To be called on
+/// the main thread.
 ExitCode RunUp(const UpOptions& options);
 
 }  // namespace shardline::cli

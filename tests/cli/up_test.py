@@ -69,10 +69,11 @@ class Cluster:
         return subprocess.run([str(SHARDLINE), *arguments, "--address", self.address],
                               capture_output=True, text=True, timeout=60, **more)
 
-    def generate(self, tokens):
+    def generate(self, tokens, *flags):
         return subprocess.Popen(
             [str(SHARDLINE), "generate", "--address", self.address, "--temperature", "0",
-             "--ignore-eos", "--max-tokens", str(tokens), "--json", "The capital of France is"],
+             "--ignore-eos", "--max-tokens", str(tokens), "--json", *flags,
+             "The capital of France is"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_for_message(self, words, count=1, seconds=40):
@@ -146,7 +147,7 @@ class UpTest(unittest.TestCase):
 
     def test_a_second_signal_stops_at_once(self):
         cluster = self.cluster()
-        request = cluster.generate(1900)
+        request = cluster.generate(1900, "--reattach-timeout", "0")
         request.stdout.readline()
         cluster.up.send_signal(signal.SIGINT)
         time.sleep(0.3)
@@ -170,6 +171,24 @@ class UpTest(unittest.TestCase):
         log = re.search(r"the whole log: (\S+)\)", cluster.error_text())[1]
         self.assertIn("replica serves", pathlib.Path(log).read_text())
         self.assertEqual(cluster.processes(), {})
+
+    def test_a_dead_coordinator_with_a_journal_comes_back_and_the_request_goes_on(self):
+        with tempfile.TemporaryDirectory() as journal:
+            cluster = self.cluster("--journal", journal)
+            undisturbed, _ = cluster.generate(150).communicate()
+            ranks = {pid for pid, name in cluster.processes().items() if name == "shardline-worke"}
+            for count in (1, 2):
+                request = cluster.generate(150)
+                first = request.stdout.readline() + request.stdout.readline()
+                cluster.kill("shardline-coordinator")
+                cluster.wait_for_message("serving again", count)
+                rest, errors = request.communicate(timeout=60)
+                self.assertEqual(request.returncode, 0, errors)
+                self.assertEqual(tokens_of(first + rest), tokens_of(undisturbed))
+            # The ranks are the same: their weights were not loaded again.
+            self.assertEqual(ranks, {pid for pid, name in cluster.processes().items()
+                                     if name == "shardline-worke"})
+            self.assertEqual(cluster.stop(), 0)
 
     def test_dead_ranks_come_back_and_the_request_goes_on(self):
         cluster = self.cluster()
