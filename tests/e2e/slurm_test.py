@@ -139,14 +139,19 @@ def replicas(slurm, folder):
 
 
 def replicas_on_a_node(slurm, folder):
-    """Four replicas, two a node: their steps run at the same time."""
+    """Four replicas, two a node: their steps run at the same time. When its time is up (`--signal` of
+    the script) the job finishes what runs, and has completed."""
     job = submit(slurm, "serve.sbatch", folder, ranks_a_node=2, SHARDLINE_REPLICAS="4")
     with grpc.insecure_channel(address_of(slurm, folder, job)) as channel:
         admin = admin_grpc.AdminStub(channel)
         wait_for(lambda: [r.state for r in admin.GetStatus(
             admin_pb.GetStatusRequest()).replicas] == [SERVING] * 4, "four replicas to serve", 60)
-    slurm.run("scancel", job)
-    slurm.wait_for(lambda: slurm.state(job) in ("CANCELLED", ""), "the job to end")
+        running = pb_grpc.GenerationStub(channel).GenerateStream(
+            request(PROMPT, max_tokens=150, ignore_eos=True))
+        first = list(next(running).token_ids)
+        slurm.run("scancel", "--batch", "--signal=TERM", job)
+        assert len(first + collect(running)[0]) == 150
+    slurm.wait_for(lambda: slurm.state(job) == "COMPLETED", "the job to complete")
     wait_for(lambda: not ours(folder / "logs"), f"nothing to be left: {ours(folder / 'logs')}", 30)
 
 
