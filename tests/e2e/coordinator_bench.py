@@ -1,5 +1,5 @@
 """What the coordinator costs: CPU time a step and a token at 32 streams, and when nothing runs; and
-with real ranks, its share of a step, and how long each pipeline stage waits.
+with real ranks, its share of a step, how long each pipeline stage waits, and what a journal costs.
 
 First a played rank answers at once, so only the coordinator's own work is in the way. Not a test:
 run by hand, with SHARDLINE_BIN and SHARDLINE_SMOLLM2_GGUF set.
@@ -8,6 +8,7 @@ run by hand, with SHARDLINE_BIN and SHARDLINE_SMOLLM2_GGUF set.
 import concurrent.futures
 import os
 import sys
+import tempfile
 import time
 
 from harness import Cluster, Coordinator, collect, request, smollm2, wait_for
@@ -21,9 +22,10 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def real_ranks(stages):
+def real_ranks(stages, *flags):
     """Decode in steady state: between two looks while all streams run."""
-    with Cluster(smollm2(), "--pipeline-parallel-size", stages, "--max-model-len", 1024) as cluster:
+    with Cluster(smollm2(), "--pipeline-parallel-size", stages, "--max-model-len", 1024,
+                 *flags) as cluster:
         up = cluster.process.pid
         children = open(f"/proc/{up}/task/{up}/children").read().split()
         pid = next(c for c in children if "coord" in open(f"/proc/{c}/comm").read())
@@ -44,7 +46,8 @@ def real_ranks(stages):
         before, after = first.replicas[0], last.replicas[0]
         active = after.active_seconds - before.active_seconds
         steps = after.steps - before.steps
-        print(f"PP={stages}, {STREAMS} streams: {steps} steps of {1e3 * active / steps:.2f} ms, "
+        kind = ", ".join(flag for flag in flags if flag.startswith("--")) or "no journal"
+        print(f"PP={stages}, {STREAMS} streams, {kind}: {steps} steps of {1e3 * active / steps:.2f} ms, "
               f"{(last.counters.generated_tokens - first.counters.generated_tokens) / active:.0f} "
               f"tokens/s; coordinator CPU {1e6 * cpu / steps:.0f} us a step, "
               f"{100 * cpu / active:.2f} % of it")
@@ -78,6 +81,9 @@ def main():
         rank.leave()
     for stages in (1, 2):
         real_ranks(stages)
+    for more in ((), ("--journal-sync", "true")):
+        with tempfile.TemporaryDirectory() as journal:
+            real_ranks(1, "--journal", journal, *more)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import time
 
 import grpc
 
-from harness import (BIN, GOLDEN, Coordinator, collect, error_of, pb, request, smollm2, wait_for)
+from harness import (BIN, GOLDEN, Coordinator, collect, control_pb, error_of, pb, request, smollm2,
+                     wait_for)
 from played_rank import PlayedRank
 
 CODE = grpc.StatusCode
@@ -88,35 +89,63 @@ def ended(stream):
         collect(stream)
 
 
+class CountingRank(PlayedRank):
+    """Its tokens tell their place in the answer: 100, 101, ... After some steps it is mute."""
+
+    def __init__(self, address, steps):
+        self.steps, self.sampled = steps, 0
+        self.seeds, self.begun = set(), []
+        super().__init__(address)
+
+    def answer(self, plan, token=None):
+        self.seeds.update(start.sampling.seed for start in plan.starts)
+        self.begun += [list(work.tokens) for work in plan.work if work.position == 0]
+        if self.steps == 0:
+            return
+        sampled = [control_pb.SampledToken(
+            slot=work.slot, token=98 + work.position + max(1, len(work.tokens)))
+            for work in plan.work if work.sample]
+        self.say(result=control_pb.StepResult(epoch=plan.epoch, step=plan.step, sampled=sampled))
+        self.sampled += len(sampled)
+        self.steps -= 1
+
+
 def goes_on(coordinator):
-    """In the middle of two answers, thrice: nothing is missing, repeated or decided anew."""
-    def both(next_index=0):
-        message = named("a", [7, 8], next_index, linger=60, max_tokens=9, temperature=1.0, n=2)
+    """In the middle of two answers, twice: nothing is missing, repeated or decided anew."""
+    def both():
+        message = named("a", [7, 8], linger=60, max_tokens=9, temperature=1.0, n=2)
+        message.next_index.extend(len(one) for one in tokens)
         return message
 
-    seeds, tokens = set(), []
+    seeds, tokens = set(), ([], [])
     for life in range(3):
-        rank = coordinator.rank = PlayedRank(coordinator.address)
-        rank.start()
+        had = sorted(len(one) for one in tokens)
+        rank = coordinator.rank = CountingRank(coordinator.address, steps=4 if life < 2 else -1)
+        rank.serve()
         wait_for(lambda: coordinator.now.status().serving, "the replica to serve")
-        stream = coordinator.now.stub.GenerateStream(both(len(tokens)))
-        assert next(stream).request_id == "a"
-        for step in range(3 * life, 3 * life + 3):
-            plan = rank.hear().step
-            if step == 3 * life:  # prompt and tokens of both answers are computed again
-                seeds.add(tuple(start.sampling.seed for start in plan.starts))
-                sent = [100 + i for i in range(step)]
-                assert [list(w.tokens) for w in plan.work] == [[7, 8, *sent]] * 2, (life, plan)
-            rank.answer(plan, 100 + step)
-        while len(tokens) < 3 * life + 3:
-            part = next(stream)
-            if part.index == 0:
-                tokens.extend(part.token_ids)
+        stream = coordinator.now.stub.GenerateStream(both())
+        if life < 2:
+            wait_for(lambda: rank.steps == 0, "some steps")
+        first = next(stream)
+        assert first.request_id == "a", first
+        tokens[first.index].extend(first.token_ids)
+        while life == 2 or sum(len(one) for one in tokens) < sum(had) + rank.sampled:
+            part = next(stream, None)
+            if part is None:
+                break
+            tokens[part.index].extend(part.token_ids)
+        seeds |= rank.seeds
+        # Prompt and tokens of each answer were computed again.
+        begun = sorted(len(one) - 2 for one in rank.begun)
+        assert begun == had and all(
+            one == [7, 8, *range(100, 98 + len(one))] for one in rank.begun), (had, rank.begun)
         coordinator.restart()
         ended(stream)
-    assert len(seeds) == 1 and tokens == list(range(100, 109)), (seeds, tokens)
+    assert len(seeds) == 2 and tokens == ([*range(100, 109)],) * 2, (seeds, tokens)
+    tokens = tokens[0]
     # The answers are over, and still kept for who asks.
-    answer = coordinator.now.stub.Generate(both())
+    whole = named("a", [7, 8], linger=60, max_tokens=9, temperature=1.0, n=2)
+    answer = coordinator.now.stub.Generate(whole)
     assert list(answer.token_ids) == tokens == list(answer.further_answers[0].token_ids), answer
     assert answer.finish_reason == pb.FINISH_REASON_LENGTH and answer.usage.completion_tokens == 18
     code, text, _ = error_of(lambda: coordinator.now.stub.Generate(named("a", [7], max_tokens=9)))

@@ -80,7 +80,10 @@ class Network:
         if self.closed:
             return
         host, port = self.target.rsplit(":", 1)
-        far = socket.create_connection((host, int(port)))
+        try:
+            far = socket.create_connection((host, int(port)))
+        except OSError:
+            return near.close()  # nobody is there now
         sockets.append(far)
         for one in (near, far):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -104,7 +104,7 @@ class Cluster:
         self.replicas = [Supervised(self, str(i)) for i in range(2)]
         self.all_serve()
         self.waiting = collections.deque()
-        self.open = set()
+        self.open = {}  # by identity
         self.done = []
         self.lock = threading.Lock()
         self.messages = []
@@ -152,13 +152,10 @@ class Cluster:
                 if not self.waiting:
                     return
                 work = self.waiting.popleft()
-                self.open.add(id(work))
-                self.current = getattr(self, "current", {})
-                self.current[id(work)] = work
+                self.open[id(work)] = work
             work.read(self.address)
             with self.lock:
-                self.open.discard(id(work))
-                del self.current[id(work)]
+                del self.open[id(work)]
                 self.done.append(work)
 
     def finish(self):
@@ -169,9 +166,9 @@ class Cluster:
     def note(self, fault):
         """The requests that are open now live through the fault; how many."""
         with self.lock:
-            for work in self.current.values():
+            for work in self.open.values():
                 work.faults.append(fault)
-            return len(self.current)
+            return len(self.open)
 
     def kill_coordinator(self, phase):
         if phase == "decode":
@@ -241,7 +238,7 @@ def main():
         life, works = 0, []
         while faults:  # the same requests again, as often as there are faults for
             cluster.begin(f"life{life}")
-            while faults and (cluster.waiting or cluster.current):
+            while faults and (cluster.waiting or cluster.open):
                 fault, phase = faults.pop()
                 if phase == "any":
                     time.sleep(cluster.rng.uniform(0, 0.5))
