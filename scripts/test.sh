@@ -9,7 +9,7 @@ all=(cpu cuda asan tsan fuzz)
 case ${1:-} in
   "")
     stages=(cpu fuzz)
-    # Compiles and links; what it tests, it tests on the CPU.
+    # Compiles and links; what it tests, it tests on the CPU, the kernels in emulation.
     if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then stages+=(cuda); fi
     ;;
   --quick) stages=(cpu) ;;
@@ -65,7 +65,8 @@ for stage in "${stages[@]}"; do
   cmake --preset "$stage" >/dev/null
   targets=()
   # What differs from the CPU's build: the kernels, and what links them.
-  [ "$stage" != cuda ] || targets=(--target shardline-worker gpu_ops_test gpu_bench)
+  [ "$stage" != cuda ] || targets=(--target shardline-worker gpu_ops_test gpu_bench gpu_ops_emulated_test
+    families_emulated_test)
   cmake --build "build/$stage" "${targets[@]}" >"build/$stage/build.log" || { cat "build/$stage/build.log"; exit 1; }
   [ "$stage" != cuda ] || scripts/check_kernels.py "build/$stage"
   built=$SECONDS

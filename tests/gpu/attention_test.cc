@@ -130,15 +130,16 @@ TEST_F(AttentionTest, EqualsTheCpus) {
 }
 
 TEST_F(AttentionTest, ChunksAndNeighboursDoNotChangeBits) {
-  constexpr int kLength = 600;
+  const int length = emulated() ? 300 : 600;  // several splits
+  const std::vector<int> chunks = emulated() ? std::vector{7, 255} : std::vector{1, 7, 64, 255};
   for (size_t i = 0; i < Shapes().size(); ++i) {
-    const std::vector<int> lengths = {kLength, 50, 64};
+    const std::vector<int> lengths = {length, 50, 64};
     Story whole_story(*device_, Shapes()[i], lengths, random_);
-    const Matrix whole = whole_story.Step({{0, 0, kLength}});
-    for (const int chunk : {1, 7, 64, 255}) {
+    const Matrix whole = whole_story.Step({{0, 0, length}});
+    for (const int chunk : chunks) {
       Story chunked(*device_, Shapes()[i], lengths, random_);
-      for (int begin = 0; begin < kLength; begin += chunk) {
-        const int fresh = std::min(chunk, kLength - begin);
+      for (int begin = 0; begin < length; begin += chunk) {
+        const int fresh = std::min(chunk, length - begin);
         const Matrix out =
             chunked.Step({{1, begin % 40, begin % 10}, {0, begin, fresh}, {2, 0, begin % 64}});
         ASSERT_TRUE(SameBits(out.row(begin % 10), whole.row(begin), fresh * whole.cols))

@@ -11,6 +11,7 @@ void DeviceTest::SetUp() {
   DeviceOptions options;
   options.kind =
       name != nullptr && std::string(name) == "cpu" ? DeviceKind::kCpu : DeviceKind::kCuda;
+  emulated_ = name != nullptr && std::string(name) == "emulated";
   absl::StatusOr<std::unique_ptr<Device>> device = Device::Create(options);
   ASSERT_TRUE(device.ok()) << device.status();
   device_ = *std::move(device);

@@ -15,16 +15,22 @@
 /// Every op on a device against the CPU's, which tests/kernels checks against double precision.
 namespace shardline::kernels {
 
-/// SHARDLINE_TEST_DEVICE: "cuda" (the default) or "cpu", which tries the tests themselves. Without
+/// SHARDLINE_TEST_DEVICE: "cuda" (the default), "emulated", which is the same in programs that link
+/// tests/gpu/emulation, or "cpu", which tries the tests themselves. Without
 /// such a device the test fails: nothing here passes without having run.
 class DeviceTest : public ::testing::Test {
  protected:
   void SetUp() override;
   bool cuda() const { return device_->kind() == DeviceKind::kCuda; }
+  /// Thread after thread on the CPU (tests/gpu/emulation): the longest stories are cut.
+  bool emulated() const { return emulated_; }
 
   std::unique_ptr<Device> device_;
   std::unique_ptr<Device> cpu_;  // the reference
   std::mt19937 random_{7};
+
+ private:
+  bool emulated_ = false;
 };
 
 /// Bytes on the device under test.

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "parallel/device_groups.h"
 #include "parallel/thread_communicator.h"
 
 namespace shardline::worker {
@@ -92,9 +93,13 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
 absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWeight>& weights,
                                     const parallel::ModelDims& dims) {
   absl::StatusOr<std::unique_ptr<kernels::Device>> device =
-      kernels::Device::Create({.threads = options_.threads});
+      kernels::Device::Create({.kind = options_.device, .threads = options_.threads});
   if (!device.ok()) return device.status();
   rank.device = *std::move(device);
+  absl::StatusOr<std::unique_ptr<parallel::Communicator>> world =
+      parallel::ForDevice(*rank.device, std::move(rank.world), {});
+  if (!world.ok()) return world.status();
+  rank.world = *std::move(world);
   absl::StatusOr<std::unique_ptr<parallel::Communicator>> group =
       rank.world->Split(rank.shard.place.pp * options_.layout.dp + rank.shard.place.dp);
   if (!group.ok()) return group.status();
@@ -125,9 +130,11 @@ absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWe
   rank.runner = *std::move(runner);
   if (!options_.observe_logits) return absl::OkStatus();
   rank.runner->set_logits_observer([&rank](const v1::StepPlan&, kernels::Tensor logits) {
-    for (int64_t row = 0; row < logits.rows; ++row) {
-      const float* values = logits.f32() + row * logits.cols;
-      rank.outputs.back().logits.emplace_back(values, values + logits.cols);
+    std::vector<float> values(static_cast<size_t>(logits.rows * logits.cols));
+    rank.device->CopyToHost(values.data(), logits.data, values.size() * sizeof(float));
+    rank.device->Synchronise().IgnoreError();  // the step's own end reports it
+    for (auto row = values.begin(); row != values.end(); row += logits.cols) {
+      rank.outputs.back().logits.emplace_back(row, row + logits.cols);
     }
   });
   return absl::OkStatus();

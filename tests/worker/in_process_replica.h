@@ -27,6 +27,7 @@ struct ReplicaOptions {
   Quantization quantization = Quantization::kNone;
   Products products = Products::kFloat32;
   kernels::DType kv_dtype = kernels::DType::kF32;
+  kernels::DeviceKind device = kernels::DeviceKind::kCpu;
   int threads = 1;       // of each rank
   int max_num_seqs = 8;  // this and the others of each data-parallel group
   int max_num_batched_tokens = 256;
