@@ -65,8 +65,8 @@ for stage in "${stages[@]}"; do
   cmake --preset "$stage" >/dev/null
   targets=()
   # What differs from the CPU's build: the kernels, and what links them.
-  [ "$stage" != cuda ] || targets=(--target shardline-worker gpu_ops_test gpu_bench gpu_ops_emulated_test
-    families_emulated_test)
+  [ "$stage" != cuda ] || targets=(--target shardline-worker gpu_ops_test gpu_bench emulation_test
+    gpu_ops_emulated_test families_emulated_test)
   cmake --build "build/$stage" "${targets[@]}" >"build/$stage/build.log" || { cat "build/$stage/build.log"; exit 1; }
   [ "$stage" != cuda ] || scripts/check_kernels.py "build/$stage"
   built=$SECONDS
