@@ -67,6 +67,16 @@ class Event {
   /// Waits on the calling thread, which may be another than the one that issues ops. Error: what
   /// went wrong on the device.
   virtual absl::Status Wait() = 0;
+  /// Whether Wait would not wait.
+  virtual bool Done() = 0;
+};
+
+/// Work that was recorded once (Device::Capture) and is enqueued as a whole, for the price of one
+/// launch. Goes before its device and before the memory that it touches.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual void Launch() = 0;
 };
 
 /// Where a rank computes: its memory and its threads (CPU) or its stream (CUDA). Every op of ops.h
@@ -103,6 +113,18 @@ class Device {
   /// Waits until all that was enqueued has run.
   virtual absl::Status Synchronise() = 0;
   virtual std::unique_ptr<Event> CreateEvent() = 0;
+
+  /// Whether Capture records; devices that run ops at once do not.
+  virtual bool captures() const { return false; }
+  /// Records what `body` enqueues, ops and collectives on device memory, instead of running it.
+  /// body must not wait for the device, record events, or need more working memory than the same
+  /// work has used before: let it run once first. Errors: body's own; kUnimplemented; what the
+  /// device says, after which it goes on working.
+  virtual absl::StatusOr<std::unique_ptr<Graph>> Capture(
+      const std::function<absl::Status()>& body) {
+    static_cast<void>(body);
+    return absl::UnimplementedError("this device records nothing");
+  }
 
   /// Runs body(begin, end) over disjoint parts of [0, count) on the host, in parts of at least
   /// `grain` items, on all threads of the device; returns when all are done. Which thread runs

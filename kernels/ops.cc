@@ -6,6 +6,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/row_sampling.h"
 #include "kernels/expert_ops.h"
+#include "kernels/step_ops.h"
 #ifdef SHARDLINE_CUDA
 #include "kernels/cuda/cuda_ops.h"
 #endif
@@ -110,6 +111,17 @@ void UnpackDispatch(Device& device, const void* packed, const Routing& routing, 
 void CombineDispatch(Device& device, const DispatchRecords& records, int ranks, Tensor returned,
                      Tensor out) {
   SHARDLINE_ON_DEVICE(CombineDispatch, records, ranks, returned, out);
+}
+void FeedTokens(Device& device, Indices tokens, Indices sampled, int32_t* out) {
+  SHARDLINE_ON_DEVICE(FeedTokens, tokens, sampled, out);
+}
+void EnqueueDraws(Device& device, Tensor logits, int32_t vocabulary_begin, const DrawRow* rows,
+                  int64_t count, Candidate* out) {
+  SHARDLINE_ON_DEVICE(EnqueueDraws, logits, vocabulary_begin, rows, count, out);
+}
+void PickTokens(Device& device, const Candidate* candidates, int ranks, Indices slots,
+                int32_t* tokens, int32_t* sampled) {
+  SHARDLINE_ON_DEVICE(PickTokens, candidates, ranks, slots, tokens, sampled);
 }
 void ComputeLogitStats(Device& device, Tensor logits, std::span<const StatsRow> rows,
                        std::span<LogitStats> out) {

@@ -1,11 +1,13 @@
 #include "parallel/nccl_communicator.h"
 
+#include <functional>
 #include <numeric>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/cuda_graph.h"
 #include "kernels/cuda/row_kernels.h"
 #include "parallel/nccl_group.h"
 
@@ -46,7 +48,7 @@ class NcclCommunicator final : public Communicator {
     if (size() == 1 || data.empty()) return absl::OkStatus();
     if (!OnDevice(data.data())) return host_->AllReduceSum(data);
     if (size() == 2) {
-      return group_->Enqueue("all-reduce", data.size_bytes(), -1, [&](ncclComm_t comm) {
+      return Enqueue("all-reduce", data.size_bytes(), -1, [&](ncclComm_t comm) {
         return ncclAllReduce(data.data(), data.data(), data.size(), ncclFloat32, ncclSum, comm,
                              stream());
       });
@@ -58,7 +60,7 @@ class NcclCommunicator final : public Communicator {
     if (!OnDevice(receive.data())) return host_->AllGather(send, receive);
     if (send.size() * size() != receive.size()) return Mismatch("all-gather");
     if (group_ == nullptr) return CopyOwn(send, receive);
-    return group_->Enqueue("all-gather", send.size(), -1, [&](ncclComm_t comm) {
+    return Enqueue("all-gather", send.size(), -1, [&](ncclComm_t comm) {
       return ncclAllGather(send.data(), receive.data(), send.size(), ncclInt8, comm, stream());
     });
   }
@@ -71,7 +73,7 @@ class NcclCommunicator final : public Communicator {
       return Mismatch("all-gather");
     }
     if (group_ == nullptr) return CopyOwn(send, receive);
-    return group_->Enqueue("uneven all-gather", send.size(), -1, [&](ncclComm_t comm) {
+    return Enqueue("uneven all-gather", send.size(), -1, [&](ncclComm_t comm) {
       ncclResult_t result = ncclSuccess;
       size_t at = 0;
       for (int r = 0; r < size() && result == ncclSuccess; at += counts[r], ++r) {
@@ -92,7 +94,7 @@ class NcclCommunicator final : public Communicator {
       return Mismatch("all-to-all");
     }
     if (group_ == nullptr) return CopyOwn(send, receive);
-    return group_->Enqueue("all-to-all", send.size(), -1, [&](ncclComm_t comm) {
+    return Enqueue("all-to-all", send.size(), -1, [&](ncclComm_t comm) {
       ncclResult_t result = ncclSuccess;
       size_t from = 0, to = 0;
       for (int r = 0; r < size() && result == ncclSuccess; ++r) {
@@ -107,7 +109,7 @@ class NcclCommunicator final : public Communicator {
 
   absl::Status Broadcast(std::span<std::byte> data, int root) override {
     if (group_ == nullptr || !OnDevice(data.data())) return host_->Broadcast(data, root);
-    return group_->Enqueue("broadcast", data.size(), root, [&](ncclComm_t comm) {
+    return Enqueue("broadcast", data.size(), root, [&](ncclComm_t comm) {
       return ncclBroadcast(data.data(), data.data(), data.size(), ncclInt8, root, comm, stream());
     });
   }
@@ -116,14 +118,14 @@ class NcclCommunicator final : public Communicator {
 
   absl::Status Send(std::span<const std::byte> data, int to, int tag) override {
     if (group_ == nullptr || !OnDevice(data.data())) return host_->Send(data, to, tag);
-    return group_->Enqueue("send", data.size(), to, [&](ncclComm_t comm) {
+    return Enqueue("send", data.size(), to, [&](ncclComm_t comm) {
       return ncclSend(data.data(), data.size(), ncclInt8, to, comm, stream());
     });
   }
 
   absl::Status Receive(std::span<std::byte> data, int from, int tag) override {
     if (group_ == nullptr || !OnDevice(data.data())) return host_->Receive(data, from, tag);
-    return group_->Enqueue("receive", data.size(), from, [&](ncclComm_t comm) {
+    return Enqueue("receive", data.size(), from, [&](ncclComm_t comm) {
       return ncclRecv(data.data(), data.size(), ncclInt8, from, comm, stream());
     });
   }
@@ -136,6 +138,18 @@ class NcclCommunicator final : public Communicator {
 
  private:
   cudaStream_t stream() const { return device_.stream(); }
+
+  /// Calls that are captured with the device's other work are watched as a whole, launch by launch.
+  absl::Status Enqueue(const char* name, size_t bytes, int peer,
+                       const std::function<ncclResult_t(ncclComm_t)>& body) {
+    kernels::cuda::CudaGraph* const graph = device_.capturing();
+    if (graph == nullptr) return group_->Enqueue(name, bytes, peer, body);
+    graph->AfterLaunch(group_.get(), [this] {
+      const absl::Status noted = group_->NoteLaunch();
+      if (!noted.ok()) device_.Fail(noted);
+    });
+    return group_->EnqueueCaptured(name, body);
+  }
 
   static absl::Status Mismatch(const char* what) {
     return absl::InternalError(absl::StrCat(what, ": the counts do not match the buffers"));
@@ -167,7 +181,7 @@ class NcclCommunicator final : public Communicator {
         device_.Workspace(kernels::cuda::Purpose::kReduction, data.size_bytes() * size()));
     if (parts == nullptr) return device_.status();
     const absl::Status gathered =
-        group_->Enqueue("all-reduce", data.size_bytes(), -1, [&](ncclComm_t comm) {
+        Enqueue("all-reduce", data.size_bytes(), -1, [&](ncclComm_t comm) {
           return ncclAllGather(data.data(), parts, data.size(), ncclFloat32, comm, stream());
         });
     if (!gathered.ok()) return gathered;
@@ -188,7 +202,7 @@ class NcclCommunicator final : public Communicator {
         device_.Workspace(kernels::cuda::Purpose::kReduction, own.size_bytes() * size()));
     if (parts == nullptr) return device_.status();
     absl::Status status =
-        group_->Enqueue("all-reduce, scatter", data.size_bytes(), -1, [&](ncclComm_t comm) {
+        Enqueue("all-reduce, scatter", data.size_bytes(), -1, [&](ncclComm_t comm) {
           ncclResult_t result = ncclSuccess;
           for (int r = 0; r < size() && result == ncclSuccess; ++r) {
             const std::span<float> part(parts + r * own.size(), own.size());
@@ -200,7 +214,7 @@ class NcclCommunicator final : public Communicator {
     device_.Check(kernels::cuda::LaunchSumInRankOrder(
                       parts, size(), static_cast<int64_t>(own.size()), own.data(), stream()),
                   "summing kernel");
-    return group_->Enqueue("all-reduce, gather", data.size_bytes(), -1, [&](ncclComm_t comm) {
+    return Enqueue("all-reduce, gather", data.size_bytes(), -1, [&](ncclComm_t comm) {
       ncclResult_t result = ncclSuccess;
       for (int r = 0; r < size() && result == ncclSuccess; ++r) {
         if (r == rank()) continue;

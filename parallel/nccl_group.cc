@@ -112,32 +112,44 @@ absl::Status NcclGroup::WaitUntilReady(const char* what) {
   }
 }
 
+NcclCall* NcclGroup::NextCall(const char* name, size_t bytes, int peer) {
+  const std::lock_guard lock(mutex_);
+  NcclCall& call = calls_[++last_ % kRecorded];
+  call.number = last_;
+  call.name = name;
+  call.bytes = bytes;
+  call.peer = peer;
+  call.enqueued = Clock::now();
+  call.pending = false;  // not before its event is recorded
+  return &call;
+}
+
+absl::Status NcclGroup::RecordEnd(NcclCall& call) {
+  absl::Status status = CudaStatus(cudaEventRecord(call.done, stream_), "cudaEventRecord");
+  const std::lock_guard lock(mutex_);
+  call.pending = status.ok();
+  return status;
+}
+
 absl::Status NcclGroup::Enqueue(const char* name, size_t bytes, int peer,
                                 const std::function<ncclResult_t(ncclComm_t)>& body) {
-  NcclCall* call = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    call = &calls_[++last_ % kRecorded];
-    call->number = last_;
-    call->name = name;
-    call->bytes = bytes;
-    call->peer = peer;
-    call->enqueued = Clock::now();
-    call->pending = false;  // not before its event is recorded
-  }
+  NcclCall* const call = NextCall(name, bytes, peer);
+  const absl::Status status = EnqueueCaptured(name, body);
+  return status.ok() ? RecordEnd(*call) : status;
+}
+
+absl::Status NcclGroup::EnqueueCaptured(const char* name,
+                                        const std::function<ncclResult_t(ncclComm_t)>& body) {
   ncclResult_t result = ncclGroupStart();
   if (result == ncclSuccess) {
     const ncclResult_t enqueued = body(comm_);
     result = ncclGroupEnd();
     if (enqueued != ncclSuccess && enqueued != ncclInProgress) result = enqueued;
   }
-  absl::Status status = result == ncclInProgress ? WaitUntilReady(name) : FromNccl(result, name);
-  if (!status.ok()) return status;
-  status = CudaStatus(cudaEventRecord(call->done, stream_), "cudaEventRecord");
-  const std::lock_guard lock(mutex_);
-  call->pending = status.ok();
-  return status;
+  return result == ncclInProgress ? WaitUntilReady(name) : FromNccl(result, name);
 }
+
+absl::Status NcclGroup::NoteLaunch() { return RecordEnd(*NextCall("graph", 0, -1)); }
 
 std::string NcclGroup::Trouble() {
   ncclResult_t state = ncclSuccess;

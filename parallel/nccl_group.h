@@ -50,12 +50,20 @@ class NcclGroup {
   /// it. `name` must be a literal. kInternal or kUnavailable with NCCL's words.
   absl::Status Enqueue(const char* name, size_t bytes, int peer,
                        const std::function<ncclResult_t(ncclComm_t)>& body);
+  /// The same while the stream is captured: nothing is under way yet that could be watched.
+  absl::Status EnqueueCaptured(const char* name,
+                               const std::function<ncclResult_t(ncclComm_t)>& body);
+  /// Records that calls which were captured have been enqueued, as one.
+  absl::Status NoteLaunch();
 
  private:
   static constexpr int kRecorded = 64;
 
   NcclGroup(int rank, int size, cudaStream_t stream, const NcclOptions& options);
   absl::Status WaitUntilReady(const char* what);
+  NcclCall* NextCall(const char* name, size_t bytes, int peer);
+  /// Lets the watcher know when the stream has come this far.
+  absl::Status RecordEnd(NcclCall& call);
   absl::Status FromNccl(ncclResult_t result, const char* what) const;
   void Watch();
   /// Empty, or why the group is lost. Takes note of calls that have ended.

@@ -56,10 +56,18 @@ class GrpcControlClient : public ControlClient {
   absl::StatusOr<v1::CoordinatorMessage> Next() override {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return !messages_.empty() || ended_; });
-    if (messages_.empty()) return end_;
-    v1::CoordinatorMessage message = std::move(messages_.front());
-    messages_.pop_front();
-    return message;
+    return TakeNext();
+  }
+
+  absl::StatusOr<std::optional<v1::CoordinatorMessage>> NextWithin(
+      std::chrono::microseconds wait) override {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, wait, [this] { return !messages_.empty() || ended_; })) {
+      return std::nullopt;
+    }
+    absl::StatusOr<v1::CoordinatorMessage> message = TakeNext();
+    if (!message.ok()) return message.status();
+    return std::optional(*std::move(message));
   }
 
   void NotifyEnd(OnEnd on_end) override {
@@ -78,6 +86,14 @@ class GrpcControlClient : public ControlClient {
   }
 
  private:
+  /// mutex_ is held, and there is a message or the end.
+  absl::StatusOr<v1::CoordinatorMessage> TakeNext() {
+    if (messages_.empty()) return end_;
+    v1::CoordinatorMessage message = std::move(messages_.front());
+    messages_.pop_front();
+    return message;
+  }
+
   void ReadAll() {
     v1::CoordinatorMessage message;
     std::deque<v1::StepPlan> last_plans;

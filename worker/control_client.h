@@ -4,6 +4,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,9 @@ class ControlClient {
   /// Waits for the coordinator's next message. At the stream's end: the status it ended with, never
   /// OK.
   virtual absl::StatusOr<v1::CoordinatorMessage> Next() = 0;
+  /// The same, for at most `wait`; nothing when none has come.
+  virtual absl::StatusOr<std::optional<v1::CoordinatorMessage>> NextWithin(
+      std::chrono::microseconds wait) = 0;
   /// Runs on the reading thread once the stream has ended, however busy the rank is, before Next()
   /// tells of the end. `last_plans` are the newest that came, kKeptPlans at most, oldest first. The
   /// messages that it returns follow those that came.

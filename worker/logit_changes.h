@@ -21,6 +21,8 @@ class LogitChanges {
   /// The slot sampled `token`.
   void Add(int32_t token);
 
+  /// Whether it changes with the tokens that are sampled.
+  bool looks_back() const { return penalties_ || !sampling_.bad_words().empty(); }
   /// At most one a token; valid until the next Add or Start.
   std::span<const kernels::LogitChange> changes() const { return changes_; }
   /// Tokens that cannot follow when `generated` tokens of the answer are there; valid until the

@@ -42,6 +42,7 @@ constexpr auto kLeaveTimeout = std::chrono::seconds(3);
 struct Place {
   std::string device = "cpu";
   bool fast_products = false;
+  std::string cuda_graphs = "on";
   int threads = 0;
   int ranks_on_host = 0;
   int first_rank_on_host = 0;
@@ -62,6 +63,13 @@ void AddPlaceFlags(CLI::App& app, Place& place) {
                "On a GPU, long steps through cuBLASLt: faster, but the same request may give other "
                "tokens in other company")
       ->envname("SHARDLINE_FAST_PRODUCTS");
+  app.add_option(
+         "--cuda-graphs", place.cuda_graphs,
+         "On a GPU, on: decode steps are recorded at the start and then launched as a whole; "
+         "off: kernel by kernel")
+      ->envname("SHARDLINE_CUDA_GRAPHS")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   app.add_option("--threads", place.threads,
                  "Compute threads of this rank; 0: the host's CPUs shared among its ranks")
       ->envname("SHARDLINE_THREADS")
@@ -290,6 +298,7 @@ int main(int argc, char** argv) {
   if (layout.pp + layout.dp + layout.tp > 0) {
     options.layout = {std::max(1, layout.pp), std::max(1, layout.dp), std::max(1, layout.tp)};
   }
+  options.graphs = place.cuda_graphs == "on";
   const absl::StatusOr<std::unique_ptr<Device>> device = CreateDevice(place, host);
   if (!device.ok()) fail(device.status(), kExitFailed);
   if (world != nullptr) {

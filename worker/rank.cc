@@ -30,6 +30,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr uint32_t kProtocolVersion = 2;
+// Between two looks at whether a step is done: no result is later than that.
+constexpr std::chrono::microseconds kResultInterval{20};
 constexpr int64_t kReleaseBytes = 256 << 20;  // loaded between two releases of file pages
 
 double SecondsSince(Clock::time_point start) {
@@ -151,12 +153,17 @@ class Rank {
     });
     absl::Status status;
     while (status.ok()) {
-      absl::StatusOr<v1::CoordinatorMessage> message = client_->Next();
-      if (!message.ok()) {
+      absl::StatusOr<std::optional<v1::CoordinatorMessage>> next = NextMessage();
+      if (!next.ok()) {
         stream_over_ = true;
         return absl::UnavailableError(
-            absl::StrCat("the coordinator let this rank go: ", message.status().message()));
+            absl::StrCat("the coordinator let this rank go: ", next.status().message()));
       }
+      if (!*next) {
+        status = FinishSteps(/*wait=*/false);
+        continue;
+      }
+      const std::optional<v1::CoordinatorMessage>& message = *next;
       switch (message->body_case()) {
         case v1::CoordinatorMessage::kLoad:
           status = Load(message->load());
@@ -393,6 +400,7 @@ class Rank {
     options.block_size = static_cast<int>(plan_.block_size());
     options.kv_blocks = start.kv_blocks();
     options.kv_dtype = geometry_.dtype;
+    options.graphs = options_.graphs;
     absl::StatusOr<std::unique_ptr<StepRunner>> runner = StepRunner::Create(
         device_, spec_, shard_, *std::move(weights_), options, *world_,
         {*tensor_group_, stage_group_ != nullptr ? *stage_group_ : *tensor_group_});
@@ -410,12 +418,33 @@ class Rank {
 
   absl::Status Step(const v1::StepPlan& plan) {
     if (!started_) return absl::InternalError("told to run a step before Start");
-    const auto begin = Clock::now();
+    while (runner_->launched() >= StepRunner::kMostLaunched) {
+      const absl::Status finished = FinishStep();
+      if (!finished.ok()) return finished;
+    }
+    if (runner_->launched() == 0) busy_since_ = Clock::now();
     const std::chrono::nanoseconds waited = runner_->waited();
-    absl::StatusOr<std::optional<v1::StepResult>> result = runner_->Run(plan);
-    busy_microseconds_ += std::chrono::duration_cast<std::chrono::microseconds>(
-                              Clock::now() - begin - (runner_->waited() - waited))
-                              .count();
+    const absl::Status launched = runner_->Launch(plan);
+    busy_since_ += runner_->waited() - waited;
+    if (!launched.ok()) return launched;
+    return FinishSteps(/*wait=*/false);
+  }
+
+  /// All that are done, or all.
+  absl::Status FinishSteps(bool wait) {
+    while (runner_ != nullptr && runner_->launched() > 0 && (wait || !runner_->FinishWaits())) {
+      const absl::Status finished = FinishStep();
+      if (!finished.ok()) return finished;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status FinishStep() {
+    absl::StatusOr<std::optional<v1::StepResult>> result = runner_->Finish();
+    const auto now = Clock::now();
+    busy_microseconds_ +=
+        std::chrono::duration_cast<std::chrono::microseconds>(now - busy_since_).count();
+    busy_since_ = now;
     if (!result.ok()) return result.status();
     if (!*result || shard_.place.tp != 0 || shard_.place.dp != 0) return absl::OkStatus();
     v1::WorkerMessage message;
@@ -424,8 +453,19 @@ class Rank {
     return absl::OkStatus();
   }
 
+  /// The coordinator's next word. Nothing when there is none yet, and steps are under way that may
+  /// be done meanwhile: the next plan may also come before, and is launched at once.
+  absl::StatusOr<std::optional<v1::CoordinatorMessage>> NextMessage() {
+    if (runner_ != nullptr && runner_->launched() > 0) return client_->NextWithin(kResultInterval);
+    absl::StatusOr<v1::CoordinatorMessage> message = client_->Next();
+    if (!message.ok()) return message.status();
+    return std::optional(*std::move(message));
+  }
+
   absl::Status ReportExpertLoad(uint64_t query) {
     if (!started_) return absl::InternalError("asked for expert load before Start");
+    const absl::Status finished = FinishSteps(/*wait=*/true);
+    if (!finished.ok()) return finished;
     absl::StatusOr<v1::RankExpertLoad> load =
         ExpertLoadOf(runner_->mixture(), static_cast<int>(shard_.layers.begin));
     if (!load.ok()) return load.status();
@@ -466,6 +506,7 @@ class Rank {
   bool stream_over_ = false;           // and all that came is done
   std::atomic<bool> drained_ = false;  // the ranks have agreed on what to run before they return
   Clock::time_point last_progress_;
+  Clock::time_point busy_since_;
   std::atomic<uint64_t> busy_microseconds_ = 0;  // in steps, less waiting for other stages
   std::unique_ptr<ControlClient> client_;        // last: its threads use all of the above
 };

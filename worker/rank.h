@@ -18,6 +18,7 @@ struct RankOptions {
   std::string replica = "0";  // the model copy that it is a part of
   /// That copy's layout; nothing: the coordinator's.
   std::optional<parallel::Layout> layout;
+  bool graphs = true;  // as StepRunnerOptions has it
 };
 
 /// How a rank finds its coordinator again after a loss.

@@ -26,6 +26,10 @@ struct ShardWord {
 /// Not 0 alone: the reciprocal of a tiny temperature overflows.
 bool IsGreedy(const SamplingRow& row) { return !(row.temperature >= 1e-5f); }
 
+bool HasCutoff(const SamplingRow& row) {
+  return !IsGreedy(row) && (row.top_k > 0 || row.top_p < 1 || row.min_p > 0);
+}
+
 /// All ranks' words on one row, merged.
 struct MergedRow {
   float max = -kInfinity;
@@ -106,6 +110,14 @@ std::vector<Answer> AskBoth(const Shards& shards, std::span<const Question> ques
 
 }  // namespace
 
+bool IsPlain(const SamplingRow& row) {
+  return row.changes.empty() && row.forbidden.empty() && !HasCutoff(row);
+}
+
+kernels::DrawRow PlainDraw(const SamplingRow& row, int32_t index) {
+  return {index, IsGreedy(row) ? 0.0f : 1.0f / row.temperature, kKeepAll, row.seed, row.position};
+}
+
 absl::StatusOr<Sampler::Shards> Sampler::ChangedRows(kernels::Tensor logits,
                                                      std::span<const SamplingRow> rows) {
   const auto changes = [](const SamplingRow& row) {
@@ -178,8 +190,7 @@ absl::StatusOr<std::vector<Candidate>> Sampler::FindCutoffs(const Shards& shards
   std::vector<Candidate> cutoffs(rows.size(), kKeepAll);
   std::vector<size_t> open;
   for (size_t i = 0; i < rows.size(); ++i) {
-    const SamplingRow& row = rows[i];
-    if (!IsGreedy(row) && (row.top_k > 0 || row.top_p < 1 || row.min_p > 0)) open.push_back(i);
+    if (HasCutoff(rows[i])) open.push_back(i);
   }
   for (int64_t limit = kFirstRound; !open.empty(); limit *= 16) {
     const size_t record = sizeof(ShardWord) + limit * sizeof(Candidate);
@@ -250,9 +261,8 @@ absl::StatusOr<std::vector<int32_t>> Sampler::Sample(kernels::Tensor logits,
   if (!cutoffs.ok()) return cutoffs.status();
   std::vector<kernels::DrawRow> draws;
   for (size_t i = 0; i < rows.size(); ++i) {
-    const SamplingRow& row = rows[i];
-    draws.push_back({static_cast<int32_t>(i), IsGreedy(row) ? 0.0f : 1.0f / row.temperature,
-                     (*cutoffs)[i], row.seed, row.position});
+    draws.push_back(PlainDraw(rows[i], static_cast<int32_t>(i)));
+    draws.back().cutoff = (*cutoffs)[i];
   }
   const std::vector<Candidate> mine = Draw(*shards, draws);
   const absl::Status drawn = device_.Synchronise();

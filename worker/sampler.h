@@ -27,6 +27,11 @@ struct SamplingRow {
   std::span<const int32_t> forbidden;
 };
 
+/// Whether the row's token is one draw over all tokens: it has neither cut-offs nor changes.
+bool IsPlain(const SamplingRow& row);
+/// That draw; `index` is the row of the logits.
+kernels::DrawRow PlainDraw(const SamplingRow& row, int32_t index);
+
 /// A token whose log-probability is wanted, and how many of the likeliest tokens beside it.
 struct ScoreRow {
   int32_t token = 0;

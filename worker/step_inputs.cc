@@ -6,7 +6,7 @@ namespace shardline::worker {
 namespace {
 
 constexpr int64_t kAlignment = 64;  // numbers; keeps every array's place aligned for wide loads
-constexpr int64_t kArrays = 6;
+constexpr int64_t kArrays = 8;
 
 int64_t Padded(int64_t count) { return (count + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -44,7 +44,7 @@ absl::StatusOr<StepArrays> StepInputs::Upload(const StepArrays& host) {
   int64_t used = 0;
   for (std::span<const int32_t>* array :
        {&arrays.tokens, &arrays.positions, &arrays.query_start, &arrays.context_length,
-        &arrays.rows, &arrays.block_table}) {
+        &arrays.rows, &arrays.block_table, &arrays.slots, &arrays.draws}) {
     const int64_t count = static_cast<int64_t>(array->size());
     if (used + Padded(count) > capacity_) {
       return absl::InternalError("a step's index arrays are larger than was planned");

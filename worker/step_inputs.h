@@ -12,12 +12,15 @@ namespace shardline::worker {
 
 /// The index arrays of one step; lengths and meaning as in kernels/ops.h.
 struct StepArrays {
-  std::span<const int32_t> tokens;          // [T]; empty but on the first stage
+  /// [T]; negative: -1 less the slot whose last token it is (kernels::FeedTokens).
+  std::span<const int32_t> tokens;
   std::span<const int32_t> positions;       // [T]
   std::span<const int32_t> query_start;     // [S + 1]
   std::span<const int32_t> context_length;  // [S]
   std::span<const int32_t> block_table;     // [S, max_blocks]
   std::span<const int32_t> rows;            // [R] that want logits
+  std::span<const int32_t> slots;           // of rows that are drawn on the device
+  std::span<const int32_t> draws;           // how these are drawn: kernels::DrawRow each
 };
 
 /// Brings a step's index arrays to the device in one copy, without waiting for the device but when

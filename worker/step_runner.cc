@@ -1,29 +1,23 @@
 #include "worker/step_runner.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-
 namespace shardline::worker {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr int kHiddenTag = 1;  // stage to next stage
 constexpr int kTokensTag = 2;  // last stage to first
-constexpr int kResultTag = 3;  // on the last stage, a data-parallel group to the first one
+// Of StepArrays::draws, for a row.
+constexpr int64_t kDrawNumbers = sizeof(kernels::DrawRow) / sizeof(int32_t);
 
-absl::Status BadPlan(const v1::SlotWork& work, std::string_view what) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("bad step plan: slot ", work.slot(), " ", std::string(what)));
-}
-
-void FillScore(const Score& score, v1::TokenScore& out) {
-  out.set_logprob(score.logprob);
-  for (const kernels::Candidate& candidate : score.top) {
-    out.add_top_tokens(static_cast<uint32_t>(candidate.token));
-    out.add_top_logprobs(candidate.score);
-  }
+uint64_t MicrosecondsSince(Clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count();
 }
 
 }  // namespace
@@ -48,9 +42,24 @@ absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
   const int64_t blocks = (options.max_model_len + options.block_size - 1) / options.block_size;
   absl::StatusOr<std::unique_ptr<StepInputs>> inputs =
       StepInputs::Create(device, 3 * int64_t{options.max_num_batched_tokens} +
-                                     options.max_num_seqs * (3 + blocks) + 1);
+                                     options.max_num_seqs * (4 + kDrawNumbers + blocks) + 1);
   if (!inputs.ok()) return inputs.status();
   runner->inputs_ = *std::move(inputs);
+  const bool one_group = shard.layout.pp == 1 && shard.layout.dp == 1;
+  if (one_group && !device.shares_host_memory()) {
+    absl::StatusOr<std::unique_ptr<DeviceTokens>> tokens =
+        DeviceTokens::Create(device, groups.tensor, static_cast<int32_t>(shard.vocabulary.begin),
+                             options.max_num_seqs, options.max_num_batched_tokens);
+    if (!tokens.ok()) return tokens.status();
+    runner->device_tokens_ = *std::move(tokens);
+  }
+  const absl::StatusOr<bool> graphs = runner->AgreeOnGraphs(groups.tensor);
+  if (!graphs.ok()) return graphs.status();
+  if (*graphs) {
+    runner->decode_graphs_ = std::make_unique<DecodeGraphs>(
+        std::min(options.max_num_seqs, options.max_num_batched_tokens), static_cast<int>(blocks),
+        options.block_size);
+  }
   return runner;
 }
 
@@ -76,6 +85,17 @@ StepRunner::StepRunner(kernels::Device& device, const parallel::RankShard& shard
   sampling_.reserve(options.max_num_seqs);
 }
 
+absl::StatusOr<bool> StepRunner::AgreeOnGraphs(parallel::Communicator& tensor_group) const {
+  // Steps are filled up where they are recorded, which all ranks that sum must do alike.
+  const bool waits = transformer_->mixture() != nullptr && !transformer_->mixture()->never_waits();
+  const uint8_t mine = options_.graphs && device_.captures() && !waits ? 1 : 0;
+  std::vector<uint8_t> all(tensor_group.size());
+  const absl::Status gathered = tensor_group.AllGather(std::as_bytes(std::span(&mine, 1)),
+                                                       std::as_writable_bytes(std::span(all)));
+  if (!gathered.ok()) return gathered;
+  return std::find(all.begin(), all.end(), 0) == all.end();
+}
+
 int StepRunner::PeerOfStage(int stage) const {
   return parallel::RankOf(shard_.layout, {stage, shard_.place.dp, shard_.place.tp});
 }
@@ -86,7 +106,13 @@ std::span<std::byte> StepRunner::HiddenBytes(int64_t tokens) const {
 }
 
 absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Run(const v1::StepPlan& plan) {
-  const auto start = std::chrono::steady_clock::now();
+  const absl::Status launched = Launch(plan);
+  if (!launched.ok()) return launched;
+  return Finish();
+}
+
+absl::Status StepRunner::Launch(const v1::StepPlan& plan) {
+  const auto start = Clock::now();
   const int stages = shard_.layout.pp;
   if (shard_.first_stage && stages > 1 && plan.step() >= static_cast<uint64_t>(stages)) {
     const absl::Status received = ReceiveTokens(plan.step() - stages);
@@ -97,19 +123,30 @@ absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Run(const v1::StepPlan
   if (status.ok()) status = BuildBatch(plan);
   if (!status.ok()) return status;
   const int64_t tokens = static_cast<int64_t>(positions_.size());
-  std::vector<int32_t> rows = sampling_rows_;
-  rows.insert(rows.end(), score_rows_.begin(), score_rows_.end());
-  const absl::StatusOr<StepArrays> arrays =
-      inputs_->Upload({tokens_, positions_, query_start_, context_length_, block_table_, rows});
+  const std::optional<DecodeSize> size = SizeOfDecode();
+  const bool drawn = DrawsOnDevice();
+  if (size) FillUp(*size);
+  const absl::StatusOr<StepArrays> arrays = Upload(drawn);
   if (!arrays.ok()) return arrays.status();
 
-  if (tokens > 0) {  // else this group has nothing to do, and its ranks only serve as experts
-    status = shard_.first_stage ? transformer_->Embed(arrays->tokens, arrays->positions)
-                                : Receive(HiddenBytes(tokens), shard_.place.pp - 1, kHiddenTag);
+  if (tokens > 0 && !shard_.first_stage) {
+    status = Receive(HiddenBytes(tokens), shard_.place.pp - 1, kHiddenTag);
   }
-  if (status.ok()) status = transformer_->RunLayers(Batch(*arrays), kv_);
+  if (!status.ok()) return status;
+  kernels::Graph* const graph = size ? decode_graphs_->Find(*size) : nullptr;
+  if (graph != nullptr) {
+    graph->Launch();
+  } else {
+    status = Compute(*arrays);
+  }
   if (!status.ok()) return status;
 
+  Launched launched;
+  launched.run = runs_;
+  launched.start = start;
+  launched.result = v1::StepResult();
+  launched.result->set_epoch(plan.epoch());
+  launched.result->set_step(plan.step());
   if (!shard_.last_stage) {
     if (tokens > 0) {
       status = world_.Send(HiddenBytes(tokens), PeerOfStage(shard_.place.pp + 1), kHiddenTag);
@@ -118,20 +155,89 @@ absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Run(const v1::StepPlan
     if (shard_.first_stage && !sampling_slots_.empty()) {
       pending_.push_back({plan.step(), sampling_slots_});
     }
-    return std::nullopt;
+    launched.result.reset();
+  } else if (drawn) {
+    const absl::StatusOr<int> draw = device_tokens_->Draw(
+        transformer_->logits(static_cast<int64_t>(sampling_slots_.size())),
+        reinterpret_cast<const kernels::DrawRow*>(arrays->draws.data()), arrays->slots);
+    if (!draw.ok()) return draw.status();
+    launched.draw = *draw;
+    launched.slots = sampling_slots_;
+    for (const int slot : sampling_slots_) slots_[slot].drawn_in = runs_;
+  } else {
+    v1::StepResult own;
+    status = SampleAndSend(plan, own);
+    if (status.ok()) {
+      status = ScorePrompts(arrays->rows.subspan(arrays->rows.size() - score_rows_.size()), own);
+    }
+    if (status.ok()) status = Gather(plan, std::move(own), *launched.result);
+    if (!status.ok()) return status;
+    launched.result->set_compute_microseconds(MicrosecondsSince(start));
   }
-  v1::StepResult result;
-  result.set_epoch(plan.epoch());
-  result.set_step(plan.step());
-  v1::StepResult own;
-  status = SampleAndSend(plan, arrays->rows.first(sampling_rows_.size()), own);
-  if (status.ok()) status = ScorePrompts(arrays->rows.subspan(sampling_rows_.size()), own);
-  if (status.ok()) status = Gather(plan, std::move(own), result);
-  if (!status.ok()) return status;
-  result.set_compute_microseconds(std::chrono::duration_cast<std::chrono::microseconds>(
-                                      std::chrono::steady_clock::now() - start)
-                                      .count());
-  return result;
+  launched_.push_back(std::move(launched));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepArrays> StepRunner::Upload(bool drawn) {
+  FillBlockTable();
+  std::vector<int32_t> rows = sampling_rows_;
+  rows.insert(rows.end(), score_rows_.begin(), score_rows_.end());
+  StepArrays arrays = {tokens_,      positions_, query_start_, context_length_,
+                       block_table_, rows,       {},           {}};
+  std::vector<int32_t> slots;
+  std::vector<kernels::DrawRow> draws;
+  if (drawn) {
+    slots.assign(sampling_slots_.begin(), sampling_slots_.end());
+    for (size_t i = 0; i < sampling_.size(); ++i) {
+      draws.push_back(PlainDraw(sampling_[i], static_cast<int32_t>(i)));
+    }
+    arrays.slots = slots;
+    arrays.draws = {reinterpret_cast<const int32_t*>(draws.data()),
+                    draws.size() * sizeof(kernels::DrawRow) / sizeof(int32_t)};
+  }
+  return inputs_->Upload(arrays);
+}
+
+absl::Status StepRunner::Compute(const StepArrays& arrays) {
+  const int64_t tokens = static_cast<int64_t>(arrays.positions.size());
+  if (tokens > 0 && shard_.first_stage) {  // without tokens ranks only serve as experts
+    const kernels::Indices fed =
+        device_tokens_ != nullptr ? device_tokens_->Feed(arrays.tokens) : arrays.tokens;
+    const absl::Status embedded = transformer_->Embed(fed, arrays.positions);
+    if (!embedded.ok()) return embedded;
+  }
+  const absl::Status ran = transformer_->RunLayers(Batch(arrays), kv_);
+  if (!ran.ok()) return ran;
+  if (shard_.last_stage && !sampling_rows_.empty()) {
+    transformer_->Logits(tokens, arrays.rows.first(sampling_rows_.size()));
+  }
+  return absl::OkStatus();
+}
+
+bool StepRunner::FinishWaits() {
+  return !launched_.empty() && launched_.front().draw >= 0 &&
+         !device_tokens_->Arrived(launched_.front().draw);
+}
+
+absl::StatusOr<std::optional<v1::StepResult>> StepRunner::Finish() {
+  if (launched_.empty()) return absl::InternalError("no step is under way");
+  Launched launched = std::move(launched_.front());
+  launched_.pop_front();
+  if (launched.draw < 0) return std::move(launched.result);
+  const absl::StatusOr<std::span<const int32_t>> tokens = device_tokens_->Tokens(launched.draw);
+  if (!tokens.ok()) return tokens.status();
+  for (size_t i = 0; i < launched.slots.size(); ++i) {
+    Slot& slot = slots_[launched.slots[i]];
+    if (slot.drawn_in == launched.run) {  // neither drawn for again nor given to another sequence
+      slot.last_token = (*tokens)[i];
+      slot.drawn_in = 0;
+    }
+    v1::SampledToken& token = *launched.result->add_sampled();
+    token.set_slot(launched.slots[i]);  // of the one data-parallel group
+    token.set_token((*tokens)[i]);
+  }
+  launched.result->set_compute_microseconds(MicrosecondsSince(launched.start));
+  return std::move(launched.result);
 }
 
 absl::Status StepRunner::ReceiveTokens(uint64_t up_to_step) {
@@ -148,285 +254,16 @@ absl::Status StepRunner::ReceiveTokens(uint64_t up_to_step) {
 }
 
 absl::Status StepRunner::Receive(std::span<std::byte> data, int stage, int tag) {
-  const auto begin = std::chrono::steady_clock::now();
+  const auto begin = Clock::now();
   absl::Status received = world_.Receive(data, PeerOfStage(stage), tag);
-  waited_ += std::chrono::steady_clock::now() - begin;
+  waited_ += Clock::now() - begin;
   return received;
-}
-
-StepRunner::Slot* StepRunner::OwnSlot(uint32_t slot) {
-  const size_t group = slot / slots_.size();
-  return group == static_cast<size_t>(shard_.place.dp) ? &slots_[slot % slots_.size()] : nullptr;
-}
-
-absl::Status StepRunner::CheckSlots(const v1::StepPlan& plan) const {
-  const size_t slots = slots_.size() * shard_.layout.dp;
-  for (const uint32_t slot : plan.freed_slots()) {
-    if (slot >= slots) {
-      return absl::InvalidArgumentError(absl::StrCat("bad step plan: no slot ", slot, " to free"));
-    }
-  }
-  for (const v1::SlotStart& start : plan.starts()) {
-    if (start.slot() >= slots) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("bad step plan: slot ", start.slot(), " cannot be started"));
-    }
-    const absl::Status checked = CheckSampling(start, vocabulary_);
-    if (!checked.ok()) return checked;
-  }
-  for (const v1::SlotWork& work : plan.work()) {
-    if (work.slot() >= slots) return BadPlan(work, "was not started");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status StepRunner::ApplySlotChanges(const v1::StepPlan& plan) {
-  for (const uint32_t freed : plan.freed_slots()) {
-    Slot* const slot = OwnSlot(freed);
-    if (slot == nullptr) continue;
-    slot->started = false;
-    slot->blocks.clear();
-  }
-  for (const v1::SlotStart& start : plan.starts()) {
-    Slot* const slot = OwnSlot(start.slot());
-    if (slot == nullptr) continue;
-    if (slot->started) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("bad step plan: slot ", start.slot(), " cannot be started"));
-    }
-    slot->started = true;
-    slot->length = 0;
-    slot->last_token = -1;
-    slot->sampling = start.sampling();
-    slot->prompt_length = static_cast<int>(start.prompt_length());
-    if (shard_.last_stage) slot->changes.Start(start);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status StepRunner::CheckWork(const v1::SlotWork& work, const Slot& slot) const {
-  if (!slot.started) return BadPlan(work, "was not started");
-  if (slot.run == runs_) return BadPlan(work, "has work twice");
-  const int64_t count = std::max(1, work.tokens_size());
-  // What it skips is whole blocks, computed already; a token that is fed back skips nothing.
-  const int64_t position = work.position();
-  const bool skips = position > slot.length && !work.tokens().empty() &&
-                     slot.length % options_.block_size == 0 && position % options_.block_size == 0;
-  if (position != slot.length && !skips) {
-    return BadPlan(work, absl::StrCat("is at position ", slot.length, ", not ", position));
-  }
-  if (static_cast<int64_t>(positions_.size()) + count > options_.max_num_batched_tokens) {
-    return BadPlan(work, "brings the step over max_num_batched_tokens");
-  }
-  const int64_t blocks = static_cast<int64_t>(slot.blocks.size()) + work.new_blocks_size();
-  if (position + count > blocks * options_.block_size ||
-      position + count > options_.max_model_len) {
-    return BadPlan(work, "has more tokens than its blocks or max_model_len hold");
-  }
-  if (blocks > (options_.max_model_len + options_.block_size - 1) / options_.block_size) {
-    return BadPlan(work, "gets more blocks than max_model_len needs");
-  }
-  for (const uint32_t block : work.new_blocks()) {
-    if (block >= options_.kv_blocks) return BadPlan(work, absl::StrCat("gets block ", block));
-  }
-  for (const uint32_t token : work.tokens()) {
-    if (token >= static_cast<uint32_t>(vocabulary_)) {
-      return BadPlan(work, absl::StrCat("gets token ", token));
-    }
-  }
-  if (work.score_size() > work.tokens_size()) return BadPlan(work, "scores more than it processes");
-  for (const uint32_t token : work.score()) {
-    if (token >= static_cast<uint32_t>(vocabulary_)) {
-      return BadPlan(work, absl::StrCat("scores token ", token));
-    }
-  }
-  if (work.tokens().empty() && shard_.first_stage && slot.last_token < 0) {
-    return BadPlan(work, "is fed back a token before one was sampled");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status StepRunner::BuildBatch(const v1::StepPlan& plan) {
-  tokens_.clear();
-  positions_.clear();
-  query_start_.assign(1, 0);
-  context_length_.clear();
-  batch_slots_.clear();
-  sampling_slots_.clear();
-  sampling_rows_.clear();
-  sampling_.clear();
-  score_rows_.clear();
-  scores_.clear();
-  scored_.clear();
-  max_blocks_ = max_query_ = max_context_ = 0;
-  if (plan.work().empty()) return absl::InvalidArgumentError("bad step plan: no work");
-  ++runs_;
-  for (const v1::SlotWork& work : plan.work()) {
-    Slot* const own = OwnSlot(work.slot());
-    if (own == nullptr) continue;
-    Slot& slot = *own;
-    const absl::Status checked = CheckWork(work, slot);
-    if (!checked.ok()) return checked;
-    slot.run = runs_;
-    batch_slots_.push_back(static_cast<int>(own - slots_.data()));
-    for (const uint32_t block : work.new_blocks()) slot.blocks.push_back(static_cast<int>(block));
-    if (work.tokens().empty()) {
-      tokens_.push_back(slot.last_token);
-    } else {
-      tokens_.insert(tokens_.end(), work.tokens().begin(), work.tokens().end());
-    }
-    const int count = std::max(1, work.tokens_size());
-    slot.length = static_cast<int>(work.position());
-    for (int i = 0; i < work.score_size(); ++i) {
-      score_rows_.push_back(static_cast<int32_t>(positions_.size()) + i);
-      scores_.push_back(
-          {static_cast<int32_t>(work.score(i)), static_cast<int>(slot.sampling.prompt_logprobs())});
-      v1::ScoredToken& scored = scored_.emplace_back();
-      scored.set_slot(work.slot());
-      scored.set_position(slot.length + i + 1);
-    }
-    for (int i = 0; i < count; ++i) positions_.push_back(slot.length + i);
-    slot.length += count;
-    query_start_.push_back(static_cast<int32_t>(positions_.size()));
-    context_length_.push_back(slot.length);
-    max_blocks_ = std::max(max_blocks_, static_cast<int>(slot.blocks.size()));
-    max_query_ = std::max(max_query_, count);
-    max_context_ = std::max(max_context_, slot.length);
-    if (work.sample()) {
-      sampling_slots_.push_back(batch_slots_.back());
-      sampling_rows_.push_back(static_cast<int32_t>(positions_.size()) - 1);
-      sampling_.push_back({slot.sampling.temperature(), slot.sampling.top_p(),
-                           static_cast<int>(slot.sampling.top_k()), slot.sampling.min_p(),
-                           slot.sampling.seed(), static_cast<uint64_t>(slot.length),
-                           slot.changes.changes(),
-                           slot.changes.Forbidden(slot.length - slot.prompt_length)});
-    }
-  }
-  block_table_.assign(context_length_.size() * max_blocks_, 0);
-  for (size_t s = 0; s < batch_slots_.size(); ++s) {
-    const std::vector<int32_t>& blocks = slots_[batch_slots_[s]].blocks;
-    std::copy(blocks.begin(), blocks.end(), block_table_.begin() + s * max_blocks_);
-  }
-  return absl::OkStatus();
 }
 
 kernels::AttentionBatch StepRunner::Batch(const StepArrays& arrays) const {
   return {arrays.query_start, arrays.context_length, arrays.block_table,
           max_blocks_,        arrays.positions,      max_query_,
           max_context_};
-}
-
-absl::Status StepRunner::SampleAndSend(const v1::StepPlan& plan, kernels::Indices rows,
-                                       v1::StepResult& own) {
-  if (sampling_slots_.empty()) return absl::OkStatus();
-  const kernels::Tensor logits =
-      transformer_->Logits(static_cast<int64_t>(positions_.size()), rows);
-  if (observer_) observer_(plan, logits);
-  const absl::StatusOr<std::vector<int32_t>> sampled = sampler_.Sample(logits, sampling_);
-  if (!sampled.ok()) return sampled.status();
-  if (!shard_.first_stage) {
-    const absl::Status sent =
-        world_.Send(std::as_bytes(std::span(*sampled)), PeerOfStage(0), kTokensTag);
-    if (!sent.ok()) return sent;
-  }
-  std::vector<ScoreRow> wanted(sampled->size());
-  bool any_wanted = false;
-  for (size_t i = 0; i < sampled->size(); ++i) {
-    Slot& slot = slots_[sampling_slots_[i]];
-    slot.last_token = (*sampled)[i];
-    slot.changes.Add((*sampled)[i]);
-    wanted[i] = {(*sampled)[i], static_cast<int>(slot.sampling.logprobs())};
-    any_wanted |= slot.sampling.has_logprobs();
-    v1::SampledToken& token = *own.add_sampled();
-    token.set_slot(shard_.place.dp * static_cast<int>(slots_.size()) + sampling_slots_[i]);
-    token.set_token((*sampled)[i]);
-  }
-  if (!any_wanted) return absl::OkStatus();
-  const absl::StatusOr<std::vector<Score>> scores = sampler_.ScoreTokens(logits, wanted);
-  if (!scores.ok()) return scores.status();
-  for (size_t i = 0; i < scores->size(); ++i) {
-    if (!slots_[sampling_slots_[i]].sampling.has_logprobs()) continue;
-    FillScore((*scores)[i], *own.mutable_sampled(static_cast<int>(i))->mutable_score());
-  }
-  return absl::OkStatus();
-}
-
-absl::Status StepRunner::ScorePrompts(kernels::Indices rows, v1::StepResult& own) {
-  // As many rows at once as the logits' memory holds.
-  const size_t most = std::min(options_.max_num_seqs, options_.max_num_batched_tokens);
-  for (size_t begin = 0; begin < rows.size(); begin += most) {
-    const size_t count = std::min(most, rows.size() - begin);
-    const kernels::Tensor logits =
-        transformer_->Logits(static_cast<int64_t>(positions_.size()), rows.subspan(begin, count));
-    const absl::StatusOr<std::vector<Score>> scores =
-        sampler_.ScoreTokens(logits, std::span(scores_).subspan(begin, count));
-    if (!scores.ok()) return scores.status();
-    for (size_t i = 0; i < count; ++i) {
-      v1::ScoredToken& scored = *own.add_scored();
-      scored = scored_[begin + i];
-      FillScore((*scores)[i], *scored.mutable_score());
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status StepRunner::SendResult(const v1::StepResult& own, int rank) {
-  const std::string bytes = own.SerializeAsString();
-  const uint64_t size = bytes.size();
-  absl::Status status = world_.Send(std::as_bytes(std::span(&size, 1)), rank, kResultTag);
-  if (status.ok()) status = world_.Send(std::as_bytes(std::span(bytes)), rank, kResultTag);
-  return status;
-}
-
-absl::StatusOr<v1::StepResult> StepRunner::ReceiveResult(int rank) {
-  uint64_t size = 0;
-  absl::Status status =
-      world_.Receive(std::as_writable_bytes(std::span(&size, 1)), rank, kResultTag);
-  if (!status.ok()) return status;
-  std::string bytes(size, '\0');
-  status = world_.Receive(std::as_writable_bytes(std::span(bytes)), rank, kResultTag);
-  if (!status.ok()) return status;
-  v1::StepResult result;
-  if (!result.ParseFromString(bytes)) {
-    return absl::InternalError(absl::StrCat("rank ", rank, " sent a result that is none"));
-  }
-  return result;
-}
-
-absl::Status StepRunner::Gather(const v1::StepPlan& plan, v1::StepResult own,
-                                v1::StepResult& result) {
-  const parallel::Layout& layout = shard_.layout;
-  const parallel::Coordinates& place = shard_.place;
-  std::vector<bool> answers(layout.dp, false);  // has something to tell, by group
-  for (const v1::SlotWork& work : plan.work()) {
-    if (work.sample() || work.score_size() > 0) answers[work.slot() / slots_.size()] = true;
-  }
-  std::vector<v1::StepResult> parts(layout.dp);  // by group
-  for (int group = 1; group < layout.dp && place.tp == 0; ++group) {
-    if (!answers[group]) continue;
-    if (place.dp == group) {
-      const absl::Status sent = SendResult(own, parallel::RankOf(layout, {place.pp, 0, 0}));
-      if (!sent.ok()) return sent;
-    } else if (place.dp == 0) {
-      absl::StatusOr<v1::StepResult> part =
-          ReceiveResult(parallel::RankOf(layout, {place.pp, group, 0}));
-      if (!part.ok()) return part.status();
-      parts[group] = *std::move(part);
-    }
-  }
-  parts[place.dp] = std::move(own);
-  std::vector<int> sampled(layout.dp, 0), scored(layout.dp, 0);
-  for (const v1::SlotWork& work : plan.work()) {
-    const size_t group = work.slot() / slots_.size();
-    v1::StepResult& part = parts[group];
-    if (work.sample() && sampled[group] < part.sampled_size()) {
-      result.add_sampled()->Swap(part.mutable_sampled(sampled[group]++));
-    }
-    for (int i = 0; i < work.score_size() && scored[group] < part.scored_size(); ++i) {
-      result.add_scored()->Swap(part.mutable_scored(scored[group]++));
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::Status StepRunner::WarmUp() {
@@ -452,13 +289,52 @@ absl::Status StepRunner::WarmUp() {
   absl::Status status = Run(prefill).status();
   if (status.ok() && prompt >= 1) status = Run(decode).status();
   if (status.ok()) status = Reset();
+  if (status.ok() && decode_graphs_ != nullptr) status = RecordDecodes();
   if (transformer_->mixture() != nullptr) transformer_->mixture()->ForgetLoad();
   return status;
 }
 
 absl::Status StepRunner::Reset() {
   Forget();
+  while (!launched_.empty()) {
+    const absl::Status finished = Finish().status();
+    if (!finished.ok()) return finished;
+  }
   return ReceiveTokens(UINT64_MAX);
+}
+
+absl::Status StepRunner::RecordDecodes() {
+  // Largest first: working memory grows once.
+  const std::vector<DecodeSize>& sizes = decode_graphs_->sizes();
+  const auto begin = Clock::now();
+  size_t recorded = 0;
+  absl::Status failed;
+  for (auto size = sizes.rbegin(); size != sizes.rend(); ++size) {
+    ClearBatch();
+    FillUp(*size);
+    const absl::StatusOr<StepArrays> arrays = Upload(/*drawn=*/false);
+    if (!arrays.ok()) return arrays.status();
+    const absl::Status ran = Compute(*arrays);
+    if (!ran.ok()) return ran;
+    absl::StatusOr<std::unique_ptr<kernels::Graph>> graph =
+        device_.Capture([this, there = *arrays] { return Compute(there); });
+    if (graph.ok()) {
+      decode_graphs_->Add(*size, *std::move(graph));
+      ++recorded;
+    } else if (failed.ok()) {
+      failed = graph.status();
+    }
+  }
+  const absl::Status done = device_.Synchronise();
+  if (!done.ok()) return done;
+  if (failed.ok()) {
+    spdlog::info("recorded decode steps of {} sizes in {:.2f} s", recorded,
+                 static_cast<double>(MicrosecondsSince(begin)) / 1e6);
+  } else {
+    spdlog::warn("decode steps of {} sizes, of {}, are not recorded and run launch by launch: {}",
+                 sizes.size() - recorded, sizes.size(), std::string(failed.message()));
+  }
+  return absl::OkStatus();
 }
 
 void StepRunner::Forget() {

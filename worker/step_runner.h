@@ -15,6 +15,8 @@
 #include "parallel/communicator.h"
 #include "parallel/partition.h"
 #include "shardline/v1/worker_control.pb.h"
+#include "worker/decode_graphs.h"
+#include "worker/device_tokens.h"
 #include "worker/kv_memory.h"
 #include "worker/logit_changes.h"
 #include "worker/sampler.h"
@@ -31,6 +33,8 @@ struct StepRunnerOptions {
   int block_size = 16;
   int64_t kv_blocks = 0;
   kernels::DType kv_dtype = kernels::DType::kF32;
+  /// Decode steps as recordings, where the device records (kernels::Device::captures).
+  bool graphs = true;
 };
 
 /// Hears the logits of the rows that sample, on the last stage: [rows, vocabulary shard], those of
@@ -49,13 +53,28 @@ class StepRunner {
       ShardWeights weights, const StepRunnerOptions& options, parallel::Communicator& world,
       const RankGroups& groups);
 
-  /// Runs one plan. The result is present on every rank of the last stage: all that was sampled on
-  /// the first of them, what its data-parallel group sampled on the others. kInvalidArgument for a
-  /// plan that breaks the protocol; any error leaves the rank unusable.
+  /// Enqueues one plan; its result is for Finish. On devices that run apart from the host a step
+  /// whose tokens are drawn there is under way when this returns, and the next may be launched;
+  /// others are done. kInvalidArgument for a plan that breaks the protocol; any error leaves the
+  /// rank unusable.
+  absl::Status Launch(const v1::StepPlan& plan);
+  /// Plans that were launched and not finished.
+  int launched() const { return static_cast<int>(launched_.size()); }
+  /// So many may be: results wait in a ring.
+  static constexpr int kMostLaunched = DeviceTokens::kSteps - 1;
+  /// Whether Finish would wait for the device.
+  bool FinishWaits();
+  /// The result of the plan that was launched first, as of Run.
+  absl::StatusOr<std::optional<v1::StepResult>> Finish();
+
+  /// Launches a plan and finishes it; none must be under way. The result is present on every rank
+  /// of the last stage: all that was sampled on the first of them, what its data-parallel group
+  /// sampled on the others. kInvalidArgument for a plan that breaks the protocol; any error leaves
+  /// the rank unusable.
   absl::StatusOr<std::optional<v1::StepResult>> Run(const v1::StepPlan& plan);
 
   /// Runs a short prompt and a decode through all stages, then forgets them: first touch of all
-  /// memory, and proof that the ranks can talk. Collective.
+  /// memory, and proof that the ranks can talk. Then records decode steps. Collective.
   absl::Status WarmUp();
 
   /// Forgets all sequences, as after the warm-up. Collective, once all ranks have run the same
@@ -75,6 +94,7 @@ class StepRunner {
     std::vector<int32_t> blocks;
     int length = 0;           // tokens processed
     int32_t last_token = -1;  // sampled last; first and last stage know it
+    uint64_t drawn_in = 0;    // the run that draws its last token, while the device alone knows it
     uint64_t run = 0;         // the last one that had work for it
     v1::SlotSampling sampling;
     int prompt_length = 0;
@@ -85,6 +105,15 @@ class StepRunner {
     std::vector<int> slots;
   };
 
+  /// A plan under way, or done and not told.
+  struct Launched {
+    uint64_t run = 0;
+    std::chrono::steady_clock::time_point start;
+    std::optional<v1::StepResult> result;
+    int draw = -1;           // of device_tokens_, where it has the tokens
+    std::vector<int> slots;  // that these are for
+  };
+
   StepRunner(kernels::Device& device, const parallel::RankShard& shard,
              const StepRunnerOptions& options, parallel::Communicator& world,
              parallel::Communicator& tensor_group, int32_t vocabulary);
@@ -93,13 +122,27 @@ class StepRunner {
   Slot* OwnSlot(uint32_t slot);
   absl::Status CheckSlots(const v1::StepPlan& plan) const;
   absl::Status ApplySlotChanges(const v1::StepPlan& plan);
+  void ClearBatch();
   absl::Status BuildBatch(const v1::StepPlan& plan);
   absl::Status CheckWork(const v1::SlotWork& work, const Slot& slot) const;
+  /// Whether all that is sampled can be drawn without the host.
+  bool DrawsOnDevice() const;
+  /// Nothing when the batch is no decode step, or larger than what is recorded.
+  std::optional<DecodeSize> SizeOfDecode() const;
+  /// Rows that belong to no sequence (kernels/ops.h), up to the size.
+  void FillUp(const DecodeSize& size);
+  void FillBlockTable();
+  /// Brings the batch to the device; with `drawn` also how its rows are drawn.
+  absl::StatusOr<StepArrays> Upload(bool drawn);
+  /// Embedding, layers and logits, as far as they are this stage's: what is recorded.
+  absl::Status Compute(const StepArrays& arrays);
+  absl::StatusOr<bool> AgreeOnGraphs(parallel::Communicator& tensor_group) const;
+  absl::Status RecordDecodes();
   kernels::AttentionBatch Batch(const StepArrays& arrays) const;
   absl::Status ReceiveTokens(uint64_t up_to_step);
   /// Samples the rows that the plan samples and tells the first stage; `own` gets the group's
   /// tokens and, where they are wanted, scores.
-  absl::Status SampleAndSend(const v1::StepPlan& plan, kernels::Indices rows, v1::StepResult& own);
+  absl::Status SampleAndSend(const v1::StepPlan& plan, v1::StepResult& own);
   /// Scores the prompt tokens that the plan wants scored, `rows` of the step before each.
   absl::Status ScorePrompts(kernels::Indices rows, v1::StepResult& own);
   /// On the first rank of the stage: puts what all groups have into the plan's order. Elsewhere
@@ -121,6 +164,8 @@ class StepRunner {
   std::unique_ptr<Transformer> transformer_;
   KvMemory kv_;
   std::unique_ptr<StepInputs> inputs_;
+  std::unique_ptr<DeviceTokens> device_tokens_;  // null: the host samples
+  std::unique_ptr<DecodeGraphs> decode_graphs_;  // null: nothing is recorded
   Sampler sampler_;
   LogitsObserver observer_;
 
@@ -128,6 +173,7 @@ class StepRunner {
   std::chrono::nanoseconds waited_{0};
   std::vector<Slot> slots_;            // of this rank's data-parallel group
   std::deque<PendingTokens> pending_;  // first stage of several: tokens on their way
+  std::deque<Launched> launched_;
 
   // The step's ragged batch on the host; capacity is reserved once.
   std::vector<int32_t> tokens_;

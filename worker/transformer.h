@@ -48,6 +48,9 @@ class Transformer {
   /// [rows, vocabulary shard]. Valid until the next step.
   kernels::Tensor Logits(int64_t tokens, kernels::Indices rows);
 
+  /// What the last Logits() of as many rows, or more, computed for the first of them.
+  kernels::Tensor logits(int64_t rows) const { return activations_.logits.Head(rows); }
+
   /// Null when the stage has no mixture of experts.
   MixtureLayers* mixture() const { return mixture_.get(); }
 

@@ -25,6 +25,7 @@ class PastEvent final : public Event {
  public:
   void Record() override {}
   absl::Status Wait() override { return absl::OkStatus(); }
+  bool Done() override { return true; }
 };
 
 size_t MappedBytes(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }

@@ -29,7 +29,7 @@ class Scratch {
 /// The calling thread's own scratch.
 Scratch& ThreadScratch();
 
-class CpuDevice final : public Device {
+class CpuDevice : public Device {
  public:
   CpuDevice(const KernelTable& kernels, int threads, int sharers = 1);
 

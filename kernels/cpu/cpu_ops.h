@@ -3,8 +3,9 @@
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/expert_ops.h"
 #include "kernels/ops.h"
+#include "kernels/step_ops.h"
 
-/// The CPU backend of ops.h and expert_ops.h; what each does is said there.
+/// The CPU backend of ops.h, expert_ops.h and step_ops.h; what each does is said there.
 namespace shardline::kernels::cpu {
 
 void EmbeddingLookup(CpuDevice& device, Tensor table, int64_t vocabulary_begin, Indices tokens,
@@ -48,5 +49,11 @@ void UnpackDispatch(CpuDevice& device, const void* packed, const Routing& routin
                     uint64_t* choices);
 void CombineDispatch(CpuDevice& device, const DispatchRecords& records, int ranks, Tensor returned,
                      Tensor out);
+
+void FeedTokens(CpuDevice& device, Indices tokens, Indices sampled, int32_t* out);
+void EnqueueDraws(CpuDevice& device, Tensor logits, int32_t vocabulary_begin, const DrawRow* rows,
+                  int64_t count, Candidate* out);
+void PickTokens(CpuDevice& device, const Candidate* candidates, int ranks, Indices slots,
+                int32_t* tokens, int32_t* sampled);
 
 }  // namespace shardline::kernels::cpu

@@ -29,7 +29,6 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ float rescale[kHeads], denominator[kHeads];
 
   const int row = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y);
-  if (args.positions[row] < 0) return;  // of no sequence
   const HeadRange all_heads = HeadsOf(args, kv_head);
   const int head0 = all_heads.begin + static_cast<int>(blockIdx.z) * kHeads;
   const int heads = min(kHeads, all_heads.end - head0);
@@ -39,6 +38,7 @@ __global__ void __launch_bounds__(kThreads)
   const int sequence = SequenceOf(args.query_start, args.sequences, row);
   const int32_t* const blocks = args.block_table + static_cast<int64_t>(sequence) * args.max_blocks;
   const int position = args.positions[row];
+  if (position < 0) return;  // of no sequence
   const int first_key = FirstKey(position, args.window);
   const int64_t first_head = static_cast<int64_t>(row) * args.heads + head0;
 

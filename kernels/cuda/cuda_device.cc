@@ -31,6 +31,7 @@ class CudaEvent final : public Event {
     if (event_ != nullptr) device_.Check(cudaEventSynchronize(event_), "work on the GPU");
     return device_.status();
   }
+  bool Done() override { return event_ == nullptr || cudaEventQuery(event_) != cudaErrorNotReady; }
 
  private:
   CudaDevice& device_;
@@ -107,6 +108,7 @@ CudaDevice::CudaDevice(int ordinal, int sharers, int threads, bool fast_products
 CudaDevice::~CudaDevice() {
   blas_.reset();
   for (const Piece& piece : workspace_) FreeMemory(MemoryKind::kDevice, piece.data);
+  for (const Piece& piece : outgrown_) FreeMemory(MemoryKind::kDevice, piece.data);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
@@ -180,7 +182,8 @@ void CudaDevice::Check(cudaError_t code, const char* what) {
 
 void CudaDevice::Fail(absl::Status status) {
   const std::lock_guard lock(mutex_);
-  if (status_.ok()) status_ = std::move(status);
+  absl::Status& first = capturing_ != nullptr ? capture_status_ : status_;
+  if (first.ok()) first = std::move(status);
 }
 
 absl::Status CudaDevice::status() const {
@@ -191,7 +194,15 @@ absl::Status CudaDevice::status() const {
 void* CudaDevice::Workspace(Purpose purpose, size_t bytes) {
   Piece& piece = workspace_[static_cast<size_t>(purpose)];
   if (bytes > piece.bytes) {
-    FreeMemory(MemoryKind::kDevice, piece.data);  // waits for what still uses it
+    if (capturing_ != nullptr) {
+      Fail(absl::InternalError("working memory would have to grow while work is recorded"));
+      return nullptr;
+    }
+    if (captured_ && piece.data != nullptr) {
+      outgrown_.push_back(piece);
+    } else {
+      FreeMemory(MemoryKind::kDevice, piece.data);  // waits for what still uses it
+    }
     piece = {AllocateMemory(MemoryKind::kDevice, bytes), bytes};
     if (piece.data == nullptr) {
       piece.bytes = 0;

@@ -3,9 +3,11 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/cpu/thread_pool.h"
@@ -29,6 +31,7 @@ enum class Purpose : uint8_t {
 };
 
 class BlasProducts;
+class CudaGraph;
 
 /// A GPU and a stream on it. Created and used by one thread, whose current device it sets; events
 /// may be waited for, and Fail and status called, from others.
@@ -49,6 +52,9 @@ class CudaDevice final : public Device {
   void Zero(void* device, size_t bytes) override;
   absl::Status Synchronise() override;
   std::unique_ptr<Event> CreateEvent() override;
+  bool captures() const override { return true; }
+  absl::StatusOr<std::unique_ptr<Graph>> Capture(
+      const std::function<absl::Status()>& body) override;
   void ParallelFor(int64_t count, int64_t grain,
                    const std::function<void(int64_t, int64_t)>& body) override;
 
@@ -57,14 +63,18 @@ class CudaDevice final : public Device {
   /// Streaming multiprocessors.
   int processors() const { return properties_.multiProcessorCount; }
 
-  /// Remembers the first failure; every later Synchronise and Event::Wait reports it.
+  /// What is being recorded; null outside Capture.
+  CudaGraph* capturing() const { return capturing_; }
+
+  /// Remembers the first failure; every later Synchronise and Event::Wait reports it. During a
+  /// capture: Capture reports it.
   void Check(cudaError_t code, const char* what);
   void Fail(absl::Status status);
   absl::Status status() const;
 
   /// At least `bytes` of device memory, contents undefined, valid for what is enqueued until the
-  /// next call with this purpose. Grows, with a wait, until the largest step has been seen. Null
-  /// after a failure, which is remembered.
+  /// next call with this purpose. Grows, with a wait, until the largest step has been seen; what
+  /// recordings may refer to stays. Null after a failure, which is remembered.
   void* Workspace(Purpose purpose, size_t bytes);
 
   /// cuBLASLt, for large products; null unless the option asked for it.
@@ -83,9 +93,13 @@ class CudaDevice final : public Device {
     size_t bytes = 0;
   };
   std::array<Piece, static_cast<size_t>(Purpose::kPurposes)> workspace_;
+  bool captured_ = false;        // there are, or were, graphs
+  std::vector<Piece> outgrown_;  // that graphs may refer to
 
   mutable std::mutex mutex_;
-  absl::Status status_;  // guarded by mutex_
+  absl::Status status_;          // guarded by mutex_
+  absl::Status capture_status_;  // guarded by mutex_
+  std::atomic<CudaGraph*> capturing_ = nullptr;
 };
 
 }  // namespace shardline::kernels::cuda

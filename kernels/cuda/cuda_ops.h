@@ -4,9 +4,10 @@
 #include "kernels/expert_ops.h"
 #include "kernels/ops.h"
 #include "kernels/row_sampling.h"
+#include "kernels/step_ops.h"
 
-/// The CUDA backend of ops.h, expert_ops.h and row_sampling.h; what each does is said there.
-/// Numbers of tokens may be 0.
+/// The CUDA backend of ops.h, expert_ops.h, step_ops.h and row_sampling.h; what each does is said
+/// there. Numbers of tokens may be 0.
 namespace shardline::kernels::cuda {
 
 void EmbeddingLookup(CudaDevice& device, Tensor table, int64_t vocabulary_begin, Indices tokens,
@@ -45,6 +46,12 @@ void UnpackDispatch(CudaDevice& device, const void* packed, const Routing& routi
                     uint64_t* choices);
 void CombineDispatch(CudaDevice& device, const DispatchRecords& records, int ranks, Tensor returned,
                      Tensor out);
+
+void FeedTokens(CudaDevice& device, Indices tokens, Indices sampled, int32_t* out);
+void EnqueueDraws(CudaDevice& device, Tensor logits, int32_t vocabulary_begin, const DrawRow* rows,
+                  int64_t count, Candidate* out);
+void PickTokens(CudaDevice& device, const Candidate* candidates, int ranks, Indices slots,
+                int32_t* tokens, int32_t* sampled);
 
 void ComputeLogitStats(CudaDevice& device, Tensor logits, std::span<const StatsRow> rows,
                        std::span<LogitStats> out);

@@ -136,6 +136,43 @@ __global__ void __launch_bounds__(kThreads)
   best_of_parts[blockIdx.y * kParts + blockIdx.x] = best;
 }
 
+__global__ void __launch_bounds__(kThreads)
+    BestOfParts(const ScoredToken* parts, int count, ScoredToken* best) {
+  const int row = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  if (row >= count) return;
+  ScoredToken top = {-INFINITY, -1};
+  for (int p = 0; p < kParts; ++p) {
+    const ScoredToken part = parts[row * kParts + p];
+    if (Better(part, top)) top = part;
+  }
+  best[row] = top;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    FeedTokens(const int32_t* tokens, const int32_t* sampled, int count, int32_t* out) {
+  const int t = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  if (t >= count) return;
+  const int32_t token = tokens[t];
+  out[t] = token < 0 ? sampled[-1 - token] : token;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    PickTokens(const ScoredToken* candidates, int ranks, const int32_t* slots, int count,
+               int32_t* tokens, int32_t* sampled) {
+  const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  if (i >= count) return;
+  ScoredToken best = {-INFINITY, -1};
+  for (int rank = 0; rank < ranks; ++rank) {
+    const ScoredToken candidate = candidates[rank * count + i];
+    if (Better(candidate, best)) best = candidate;
+  }
+  const int32_t token = max(best.token, 0);
+  tokens[i] = token;
+  sampled[slots[i]] = token;
+}
+
+unsigned Blocks(int items) { return static_cast<unsigned>((items + kThreads - 1) / kThreads); }
+
 }  // namespace
 
 cudaError_t LaunchLogitStats(const float* logits, int64_t cols, const StatsQuery* queries,
@@ -156,6 +193,23 @@ cudaError_t LaunchDraw(const float* logits, int64_t cols, int32_t vocabulary_beg
                        cudaStream_t stream) {
   return LaunchKernel(Draw, {dim3(kParts, count), kThreads, 0, stream}, logits, cols,
                       vocabulary_begin, queries, best);
+}
+
+cudaError_t LaunchBestOfParts(const ScoredToken* parts, int count, ScoredToken* best,
+                              cudaStream_t stream) {
+  return LaunchKernel(BestOfParts, {Blocks(count), kThreads, 0, stream}, parts, count, best);
+}
+
+cudaError_t LaunchFeedTokens(const int32_t* tokens, const int32_t* sampled, int count, int32_t* out,
+                             cudaStream_t stream) {
+  return LaunchKernel(FeedTokens, {Blocks(count), kThreads, 0, stream}, tokens, sampled, count,
+                      out);
+}
+
+cudaError_t LaunchPickTokens(const ScoredToken* candidates, int ranks, const int32_t* slots,
+                             int count, int32_t* tokens, int32_t* sampled, cudaStream_t stream) {
+  return LaunchKernel(PickTokens, {Blocks(count), kThreads, 0, stream}, candidates, ranks, slots,
+                      count, tokens, sampled);
 }
 
 }  // namespace shardline::kernels::cuda

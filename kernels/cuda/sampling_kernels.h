@@ -47,5 +47,14 @@ struct DrawQuery {
 /// best [queries, kParts]; token -1 where a part has none.
 cudaError_t LaunchDraw(const float* logits, int64_t cols, int32_t vocabulary_begin,
                        const DrawQuery* queries, int count, ScoredToken* best, cudaStream_t stream);
+/// The best of each row's parts: [count, kParts] to [count].
+cudaError_t LaunchBestOfParts(const ScoredToken* parts, int count, ScoredToken* best,
+                              cudaStream_t stream);
+
+/// As FeedTokens and PickTokens of kernels/step_ops.h.
+cudaError_t LaunchFeedTokens(const int32_t* tokens, const int32_t* sampled, int count, int32_t* out,
+                             cudaStream_t stream);
+cudaError_t LaunchPickTokens(const ScoredToken* candidates, int ranks, const int32_t* slots,
+                             int count, int32_t* tokens, int32_t* sampled, cudaStream_t stream);
 
 }  // namespace shardline::kernels::cuda

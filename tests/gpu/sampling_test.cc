@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "kernels/row_sampling.h"
+#include "kernels/step_ops.h"
 #include "tests/gpu/device_under_test.h"
 
 namespace shardline::kernels {
@@ -70,6 +71,57 @@ TEST_F(RowSamplingTest, DrawsTheCpusTokens) {
   DrawTokens(*device_, there.view(), 100, draws, tokens);
   DrawTokens(*cpu_, logits.view(), 100, draws, expected);
   for (size_t i = 0; i < tokens.size(); ++i) ASSERT_EQ(tokens[i].token, expected[i].token) << i;
+
+  // The same without the host: questions and answers in device memory.
+  const Uploaded asked(*device_, draws), answers(*device_, tokens);
+  EnqueueDraws(*device_, there.view(), 100, static_cast<const DrawRow*>(asked.data()),
+               static_cast<int64_t>(draws.size()), static_cast<Candidate*>(answers.data()));
+  const auto there_drawn = answers.Download<Candidate>();
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    ASSERT_EQ(there_drawn[i].token, expected[i].token) << i;
+  }
+}
+
+TEST_F(RowSamplingTest, TokensGoFromStepToStepWithoutTheHost) {
+  // Three ranks' candidates for four rows: a tie, one that a rank lacks, none at all.
+  const std::vector<Candidate> candidates = {{1, 10}, {5, 11}, {-kInf, -1}, {-kInf, -1},
+                                             {2, 20}, {5, 9},  {0, 21},     {-kInf, -1},
+                                             {1, 5},  {4, 30}, {-3, 31},    {-kInf, -1}};
+  const Uploaded all(*device_, candidates), slots(*device_, std::vector<int32_t>{3, 0, 5, 1}),
+      tokens(*device_, std::vector<int32_t>(4, -7)), sampled(*device_, std::vector<int32_t>(6, 77));
+  PickTokens(*device_, static_cast<const Candidate*>(all.data()), 3, slots.indices(),
+             static_cast<int32_t*>(tokens.data()), static_cast<int32_t*>(sampled.data()));
+  EXPECT_EQ(tokens.Download<int32_t>(), (std::vector<int32_t>{20, 9, 21, 0}));
+  EXPECT_EQ(sampled.Download<int32_t>(), (std::vector<int32_t>{9, 0, 77, 20, 77, 21}));
+  const Uploaded wanted(*device_, std::vector<int32_t>{4, -1, -4, 0, -6}),
+      fed(*device_, std::vector<int32_t>(5));
+  FeedTokens(*device_, wanted.indices(), sampled.indices(), static_cast<int32_t*>(fed.data()));
+  EXPECT_EQ(fed.Download<int32_t>(), (std::vector<int32_t>{4, 9, 20, 0, 21}));
+}
+
+TEST_F(RowSamplingTest, ARecordingDoesTheWorkAgain) {
+  const Matrix one(7, 33, random_), two(7, 33, random_);
+  const UploadedMatrix x(*device_, one), delta(*device_, two);
+  const auto body = [&] {
+    Add(*device_, x.view(), delta.view());
+    return absl::OkStatus();
+  };
+  absl::StatusOr<std::unique_ptr<Graph>> graph = device_->Capture(body);
+  if (!device_->captures()) {
+    EXPECT_EQ(graph.status().code(), absl::StatusCode::kUnimplemented);
+    return;
+  }
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  EXPECT_EQ(x.Download().at, one.at) << "a capture runs nothing";
+  Matrix expected = one;
+  for (int launch = 0; launch < 3; ++launch) {
+    (*graph)->Launch();
+    Add(*cpu_, expected.view(), Matrix(two).view());
+    EXPECT_EQ(x.Download().at, expected.at);
+  }
+  EXPECT_FALSE(device_->Capture([] { return absl::AbortedError("mine"); }).ok());
+  (*graph)->Launch();  // a capture that failed has spoilt nothing
+  EXPECT_TRUE(device_->Synchronise().ok());
 }
 
 }  // namespace

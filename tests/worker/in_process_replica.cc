@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "parallel/device_groups.h"
 #include "parallel/thread_communicator.h"
+#include "tests/worker/recording_device.h"
 
 namespace shardline::worker {
 
@@ -93,13 +94,17 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
 absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWeight>& weights,
                                     const parallel::ModelDims& dims) {
   absl::StatusOr<std::unique_ptr<kernels::Device>> device =
-      kernels::Device::Create({.kind = options_.device, .threads = options_.threads});
+      options_.recording
+          ? RecordingDevice::Create(options_.threads)
+          : kernels::Device::Create({.kind = options_.device, .threads = options_.threads});
   if (!device.ok()) return device.status();
   rank.device = *std::move(device);
-  absl::StatusOr<std::unique_ptr<parallel::Communicator>> world =
-      parallel::ForDevice(*rank.device, std::move(rank.world), {});
-  if (!world.ok()) return world.status();
-  rank.world = *std::move(world);
+  if (!options_.recording) {  // whose memory is the host's, whatever it says
+    absl::StatusOr<std::unique_ptr<parallel::Communicator>> world =
+        parallel::ForDevice(*rank.device, std::move(rank.world), {});
+    if (!world.ok()) return world.status();
+    rank.world = *std::move(world);
+  }
   absl::StatusOr<std::unique_ptr<parallel::Communicator>> group =
       rank.world->Split(rank.shard.place.pp * options_.layout.dp + rank.shard.place.dp);
   if (!group.ok()) return group.status();
@@ -144,16 +149,26 @@ absl::StatusOr<std::vector<StepOutput>> InProcessReplica::Run(std::span<const v1
   const absl::Status status = OnAllRanks([&](Rank& rank) -> absl::Status {
     if (rank.runner == nullptr) return absl::UnavailableError("the replica failed before");
     rank.outputs.clear();
+    size_t finished = 0;
+    const auto finish = [&](int under_way) -> absl::Status {
+      while (rank.runner->launched() > under_way) {
+        const absl::StatusOr<std::optional<v1::StepResult>> result = rank.runner->Finish();
+        if (!result.ok()) return result.status();
+        StepOutput& output = rank.outputs[finished++];
+        if (!*result) continue;
+        for (const v1::SampledToken& sampled : (*result)->sampled()) {
+          output.tokens.push_back(static_cast<int32_t>(sampled.token()));
+        }
+      }
+      return absl::OkStatus();
+    };
     for (const v1::StepPlan& plan : plans) {
       rank.outputs.emplace_back();
-      const absl::StatusOr<std::optional<v1::StepResult>> result = rank.runner->Run(plan);
-      if (!result.ok()) return result.status();
-      if (!*result) continue;
-      for (const v1::SampledToken& sampled : (*result)->sampled()) {
-        rank.outputs.back().tokens.push_back(static_cast<int32_t>(sampled.token()));
-      }
+      absl::Status done = rank.runner->Launch(plan);
+      if (done.ok()) done = finish(options_.recording ? 1 : 0);
+      if (!done.ok()) return done;
     }
-    return absl::OkStatus();
+    return finish(0);
   });
   if (!status.ok()) return status;
 

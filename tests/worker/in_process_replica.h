@@ -34,7 +34,10 @@ struct ReplicaOptions {
   int max_model_len = 512;
   int block_size = 16;
   bool observe_logits = true;  // else StepOutput has none
-  int64_t kv_blocks = 0;       // 0: enough for max_num_seqs of the longest sequences
+  /// Ranks compute on a RecordingDevice: decode steps are recorded and replayed, and, where logits
+  /// are not observed, tokens are drawn apart from the host, who has two steps under way.
+  bool recording = false;
+  int64_t kv_blocks = 0;  // 0: enough for max_num_seqs of the longest sequences
 };
 
 /// What a plan gave: one entry a row that samples, in the plan's order.

@@ -56,6 +56,11 @@ class ScriptedClient final : public ControlClient {
     script_.pop_front();
     return message;
   }
+  absl::StatusOr<std::optional<CoordinatorMessage>> NextWithin(std::chrono::microseconds) override {
+    absl::StatusOr<CoordinatorMessage> message = Next();
+    if (!message.ok()) return message.status();
+    return std::optional(*std::move(message));
+  }
   void NotifyEnd(OnEnd on_end) override { on_end_ = std::move(on_end); }
   void Close() override { said_.closed = true; }
 

@@ -49,12 +49,14 @@ void StepDriver::Feed(int slot, std::span<const int32_t> tokens, bool sample) {
   }
 }
 
-absl::StatusOr<StepOutput> StepDriver::Step() {
-  absl::StatusOr<StepOutput> output = replica_.Run(plan_);
+absl::StatusOr<StepOutput> StepDriver::Step() { return replica_.Run(Take()); }
+
+v1::StepPlan StepDriver::Take() {
+  v1::StepPlan plan = std::move(plan_);
   step_ += replica_.options().layout.pp;
   plan_.Clear();
   plan_.set_step(step_);
-  return output;
+  return plan;
 }
 
 absl::StatusOr<Logits> StepwiseLogits(StepDriver& driver, std::span<const int32_t> tokens,

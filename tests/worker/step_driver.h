@@ -29,6 +29,8 @@ class StepDriver {
 
   /// Runs the plan and begins a new one.
   absl::StatusOr<StepOutput> Step();
+  /// The plan, for InProcessReplica::Run; begins a new one.
+  v1::StepPlan Take();
 
  private:
   struct Slot {
