@@ -70,7 +70,9 @@ class Bench {
     Attention("decode, 32 x 2048", 32, 1, 2048);
     Attention("prefill, 2048", 1, 2048, 2048);
     Attention("chunk of 512 at 16384", 1, 512, 16384);
+    for (const int64_t rows : {1, 8, 32, 512}) Mixture(rows);
     Norm();
+    GraphGap();
   }
 
  private:
@@ -198,6 +200,68 @@ class Bench {
     });
     const double seen = 0.5 * (2.0 * context - fresh + 1) * static_cast<double>(rows);
     Row("attention, " + what, seconds, 2.0 * static_cast<double>(half), 4.0 * seen * kHeads * kDim);
+  }
+
+  /// A Mixtral-8x7B's feed-forward of one layer: bytes are of the experts that somebody chose.
+  void Mixture(int64_t rows) {
+    constexpr int64_t kHidden = 4096, kInner = 14336;
+    constexpr int kExperts = 8, kChosen = 2;
+    const int64_t matrix = kHidden * kInner * 2;
+    const Buffer weights = Memory(kExperts * 3 * matrix), x = Memory(rows * kHidden * 4),
+                 out = Memory(rows * kHidden * 4), gathered = Memory(rows * kChosen * kHidden * 4),
+                 gate = Memory(rows * kChosen * kInner * 4),
+                 up = Memory(rows * kChosen * kInner * 4), chosen = Memory(rows * kChosen * 4),
+                 shares = Memory(rows * kChosen * 4);
+    std::vector<int32_t> experts(rows * kChosen);
+    for (int64_t i = 0; i < rows * kChosen; ++i) {
+      experts[i] = static_cast<int32_t>((i + i / kExperts) % kExperts);
+    }
+    device_->CopyToDevice(chosen.data(), experts.data(), chosen.bytes());
+    if (const absl::Status copied = device_->Synchronise(); !copied.ok()) Fail(copied);
+    std::vector<kernels::ExpertWeights> held;
+    for (int e = 0; e < kExperts; ++e) {
+      auto* const at = static_cast<std::byte*>(weights.data()) + e * 3 * matrix;
+      held.push_back({e,
+                      {at, DType::kBF16, kInner, kHidden},
+                      {at + matrix, DType::kBF16, kInner, kHidden},
+                      {at + 2 * matrix, DType::kBF16, kHidden, kInner}});
+    }
+    const kernels::Routing routing = {static_cast<int32_t*>(chosen.data()),
+                                      static_cast<float*>(shares.data()), kChosen};
+    const double seconds = Time(*device_, [&](int) {
+      kernels::ExpertFeedForward(
+          *device_, kernels::Activation::kSilu, Floats(x, rows, kHidden), routing, held,
+          {Floats(gathered, rows * kChosen, kHidden), Floats(gate, rows * kChosen, kInner),
+           Floats(up, rows * kChosen, kInner)},
+          Floats(out, rows, kHidden));
+    });
+    const double used = static_cast<double>(std::min<int64_t>(kExperts, rows * kChosen));
+    Row("8 experts, 2 a token, " + std::to_string(rows) + " rows", seconds,
+        used * 3 * static_cast<double>(matrix),
+        6.0 * static_cast<double>(rows * kChosen * kHidden * kInner));
+  }
+
+  /// What a recording costs beyond its kernels: recordings of few and of many of the same kernel,
+  /// launched back to back; the time of none is what lies between two launches.
+  void GraphGap() {
+    if (!device_->captures()) return;
+    const Buffer x = Memory(7168 * 4), weight = Memory(7168 * 4), y = Memory(7168 * 4);
+    const auto time_of = [&](int kernels_in_it) {
+      absl::StatusOr<std::unique_ptr<kernels::Graph>> graph = device_->Capture([&] {
+        for (int i = 0; i < kernels_in_it; ++i) {
+          kernels::RmsNorm(*device_, Floats(x, 1, 7168), Floats(weight, 1, 7168), 1e-5f,
+                           Floats(y, 1, 7168));
+        }
+        return absl::OkStatus();
+      });
+      if (!graph.ok()) Fail(graph.status());
+      return Time(*device_, [&](int) { (*graph)->Launch(); });
+    };
+    constexpr int kFew = 200, kMany = 1000;
+    const double few = time_of(kFew), many = time_of(kMany);
+    const double kernel = (many - few) / (kMany - kFew);
+    Row("between two graph launches", few - kFew * kernel, 0, 0);
+    Row("a small kernel within a graph", kernel, 0, 0);
   }
 
   void Norm() {
