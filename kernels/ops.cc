@@ -56,6 +56,10 @@ void ArrangePanels(Device& device, Tensor w, int64_t begin, int64_t end) {
 void MatMul(Device& device, Tensor x, Tensor w, Tensor bias, Tensor y) {
   SHARDLINE_ON_DEVICE(MatMul, x, w, bias, y);
 }
+void MatMul(Device& device, Tensor x, std::span<const Product> products) {
+  if (device.kind() == DeviceKind::kCpu) return cpu::MatMul(Cpu(device), x, products);
+  for (const Product& product : products) MatMul(device, x, product.w, product.bias, product.y);
+}
 void Activate(Device& device, Activation activation, Tensor x) {
   SHARDLINE_ON_DEVICE(Activate, activation, x);
 }

@@ -58,6 +58,14 @@ void ArrangePanels(Device& device, Tensor w, int64_t begin, int64_t end);
 /// and arrangement, bias [1, N] float32 or absent, y [T, N]. Products of rows are of float32.
 void MatMul(Device& device, Tensor x, Tensor w, Tensor bias, Tensor y);
 
+/// One of several products of the same x.
+struct Product {
+  Tensor w, bias, y;
+};
+/// MatMul(device, x, product.w, product.bias, product.y) for each, in one pass where the device
+/// can: x is rounded once, and the threads share out all rows of the weights together.
+void MatMul(Device& device, Tensor x, std::span<const Product> products);
+
 enum class Activation : uint8_t { kSilu, kGeluErf, kGeluTanh, kRelu };
 
 /// x = activation(x), element by element.

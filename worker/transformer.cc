@@ -161,9 +161,12 @@ void Transformer::Attend(int layer, const kernels::AttentionBatch& batch,
   const Tensor key = activations_.key.Head(tokens);
   const Tensor value = activations_.value.Head(tokens);
   const Tensor attention = activations_.attention.Head(tokens);
-  kernels::MatMul(device_, normed, weights[Role::kQuery], weights[Role::kQueryBias], query);
-  kernels::MatMul(device_, normed, weights[Role::kKey], weights[Role::kKeyBias], key);
-  kernels::MatMul(device_, normed, weights[Role::kValue], weights[Role::kValueBias], value);
+  const kernels::Product products[] = {
+      {weights[Role::kQuery], weights[Role::kQueryBias], query},
+      {weights[Role::kKey], weights[Role::kKeyBias], key},
+      {weights[Role::kValue], weights[Role::kValueBias], value},
+  };
+  kernels::MatMul(device_, normed, products);
 
   if (spec_.query_key_norm) {
     const auto by_head = [this](Tensor x) {
@@ -201,12 +204,15 @@ absl::Status Transformer::FeedForward(int layer, kernels::Indices positions, Ten
   const Tensor normed = activations_.normed.Head(out.rows);
   if (spec_.layers[layer].mixture) return mixture_->Run(layer, weights, normed, positions, out);
   const Tensor up = activations_.up.Head(out.rows);
-  kernels::MatMul(device_, normed, weights[Role::kUp], weights[Role::kUpBias], up);
+  const kernels::Product up_product = {weights[Role::kUp], weights[Role::kUpBias], up};
   if (spec_.feed_forward_kind == model::FeedForwardKind::kGated) {
     const Tensor gate = activations_.gate.Head(out.rows);
-    kernels::MatMul(device_, normed, weights[Role::kGate], weights[Role::kGateBias], gate);
+    const kernels::Product products[] = {{weights[Role::kGate], weights[Role::kGateBias], gate},
+                                         up_product};
+    kernels::MatMul(device_, normed, products);
     kernels::GatedActivation(device_, spec_.activation, gate, up, up);
   } else {
+    kernels::MatMul(device_, normed, {&up_product, 1});
     kernels::Activate(device_, spec_.activation, up);
   }
   kernels::MatMul(device_, up, weights[Role::kDown], {}, out);

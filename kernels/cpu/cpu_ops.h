@@ -20,8 +20,10 @@ Arrangement FastArrangement(CpuDevice& device, DType dtype, int64_t cols);
 void ArrangePanels(CpuDevice& device, Tensor w, int64_t begin, int64_t end);
 /// Row `row` of a matrix in panels, as it was before.
 void CopyPanelRow(Tensor w, int64_t row, uint8_t* out);
-void PanelMatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y);
+/// Products with matrices in panels, all of one format.
+void PanelMatMul(CpuDevice& device, Tensor x, std::span<const Product> products);
 void MatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y);
+void MatMul(CpuDevice& device, Tensor x, std::span<const Product> products);
 void Activate(CpuDevice& device, Activation activation, Tensor x);
 void GatedActivation(CpuDevice& device, Activation activation, Tensor gate, Tensor up, Tensor out);
 void Rotary(CpuDevice& device, const RotaryParams& params, Indices positions, Tensor x);

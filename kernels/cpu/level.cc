@@ -2,6 +2,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include <cstdlib>
@@ -19,10 +21,31 @@ bool HasF16c() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
+
+/// Whether the CPU has tiles with products of bfloat16 and int8, and the system lets this process
+/// use them. The system must be asked; threads started from here on have the permission too.
+bool HasAmx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
+  constexpr unsigned kAll = kBfloat16 | kTile | kInt8;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kAll) != kAll) return false;
+  constexpr unsigned kSavesState = 1u << 27;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kSavesState) == 0) return false;
+  unsigned low = 0, high = 0;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kTileState = 3u << 17;  // configuration and data
+  if ((low & kTileState) != kTileState) return false;
+#if defined(__linux__)
+  constexpr long kRequestState = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
+#else
+  return true;
+#endif
+}
 #endif
 
 struct Levels {
-  const KernelTable* tables[5];
+  const KernelTable* tables[6];
   size_t count = 0;
 
   Levels() {
@@ -36,7 +59,10 @@ struct Levels {
         Append(Avx512Kernels());
         if (__builtin_cpu_supports("avx512vnni")) {
           Append(Avx512VnniKernels());
-          if (__builtin_cpu_supports("avx512bf16")) Append(Avx512Bf16Kernels());
+          if (__builtin_cpu_supports("avx512bf16")) {
+            Append(Avx512Bf16Kernels());
+            if (HasAmx()) Append(AmxKernels());
+          }
         }
       }
     }
@@ -47,7 +73,8 @@ struct Levels {
   }
 };
 
-constexpr std::string_view kNames[] = {"portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16"};
+constexpr std::string_view kNames[] = {"portable",    "avx2",        "avx512",
+                                       "avx512_vnni", "avx512_bf16", "amx"};
 
 /// Whether the last level is the fastest. Not by its name's sake: Intel's vdpbf16ps runs at half
 /// the rate of its float32 multiply-add, AMD's at double. By vendor rather than by a measurement,

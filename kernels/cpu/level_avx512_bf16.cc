@@ -13,11 +13,12 @@ namespace shardline::kernels::cpu {
 namespace {
 
 void PrepareBfloat16(const float* x, int64_t k, uint8_t* out) {
-  for (int64_t i = 0; i < k; i += kWidth) {
-    const int64_t left = k - i;
+  const int64_t padded = (k + 2 * kWidth - 1) / (2 * kWidth) * (2 * kWidth);
+  for (int64_t i = 0; i < padded; i += kWidth) {
+    const int64_t left = k > i ? k - i : 0;
     const __mmask16 mask = left >= kWidth ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
     const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + i));
-    _mm256_mask_storeu_epi16(out + i * 2, mask, (__m256i)rounded);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * 2), (__m256i)rounded);
   }
 }
 
@@ -25,6 +26,13 @@ void PrepareBfloat16(const float* x, int64_t k, uint8_t* out) {
 struct Bfloat16Product {
   static constexpr int kPanels = 4;   // 6 x 4 sums, and what they multiply
   static constexpr int kDepth = 256;  // 32 KiB of the panels
+  static constexpr int kStep = 8;
+  static constexpr int kSums = 24;  // of a tile
+
+  SHARDLINE_INLINE void WantPanel(const PanelArgs&, const uint8_t* panel, int64_t begin,
+                                  int64_t end, Wanted& wanted) {
+    Want(wanted, panel + begin * 2 * kWidth, (end - begin) * 2 * kWidth);
+  }
 
   template <int kRows, int kPanels>
   SHARDLINE_INLINE void Tile(const PanelArgs& a, const TileRange& range) {
@@ -38,22 +46,20 @@ struct Bfloat16Product {
     for (int p = 0; p < kPanels; ++p) {
       w[p] = a.w + (range.panel + p) * a.panel_bytes;
     }
-    const int64_t ahead = range.prefetch && !range.last ? kDepth * 2 * kWidth : 0;
-    for (int64_t k = range.begin; k < range.end; k += 2) {
-      __m512bh pairs[kPanels];
-      SHARDLINE_UNROLL
-      for (int p = 0; p < kPanels; ++p) {
-        pairs[p] = (__m512bh)LoadWords(w[p] + k * 2 * kWidth);
-        if (ahead != 0) {
-          _mm_prefetch(reinterpret_cast<const char*>(w[p] + k * 2 * kWidth + ahead), _MM_HINT_T1);
-        }
-      }
-      SHARDLINE_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const __m512bh pair = (__m512bh)Broadcast(x[r] + k * 2);
+    for (int64_t k = range.begin; k < range.end;) {
+      if (range.wanted != nullptr) Ask(*range.wanted, range.lines);
+      const int64_t stop = k + kStep < range.end ? k + kStep : range.end;
+      for (; k < stop; k += 2) {
+        __m512bh pairs[kPanels];
         SHARDLINE_UNROLL
-        for (int p = 0; p < kPanels; ++p) {
-          sums[r][p] = _mm512_dpbf16_ps(sums[r][p], pairs[p], pair);
+        for (int p = 0; p < kPanels; ++p) pairs[p] = (__m512bh)LoadWords(w[p] + k * 2 * kWidth);
+        SHARDLINE_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          const __m512bh pair = (__m512bh)Broadcast(x[r] + k * 2);
+          SHARDLINE_UNROLL
+          for (int p = 0; p < kPanels; ++p) {
+            sums[r][p] = _mm512_dpbf16_ps(sums[r][p], pairs[p], pair);
+          }
         }
       }
     }

@@ -7,12 +7,13 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
+// clang-format off
 #include "kernels/cpu/panel_body.h"
+#include "kernels/cpu/int8_panels.h"
+// clang-format on
 
 namespace shardline::kernels::cpu {
 namespace {
-
-constexpr int kBlock = 32;
 
 /// Each block's largest magnitude becomes 127. `kOffset` is what the weights are stored plus.
 template <int kOffset>
@@ -37,15 +38,16 @@ void PrepareInt8(const float* x, int64_t k, uint8_t* out) {
 }
 
 /// y += scale of w * scale of x * (block of w . block of x) over the blocks, in their order. The
-/// inner products are exact; kMinimum adds minimum of w * scale of x * sum of x. kBits of an
-/// element of w.
-template <int kBits, int kOffset, bool kMinimum>
-struct Int8Product {
-  static constexpr int kPanels = 2;   // 6 x 2 sums, as many inner products, and what they multiply
+/// inner products are exact; a minimum adds minimum of w * scale of x * sum of x.
+template <class Format>
+struct Int8Product : Format {
+  static constexpr int kPanels = 2;  // 6 x 2 sums, as many inner products, and what they multiply
+  static constexpr int kSums = 12;   // of a tile
+  // From so many rows on, a block takes so long that the instructions after it are not reached in
+  // time to keep memory busy.
+  static constexpr int kSlowRows = 4;
   static constexpr int kDepth = 512;  // with q8_0 16 KiB of the panels
-  static constexpr int kBlockBytes = kBlock * kWidth * kBits / 8;
-  static constexpr int kScaleBytes = kWidth * 2;
-  static constexpr int kHeadBytes = kScaleBytes * (kMinimum ? 2 : 1);
+  static constexpr int kBlockBytes = Format::kBlockBytes;
 
   template <int kRows, int kPanels>
   SHARDLINE_INLINE void Tile(const PanelArgs& a, const TileRange& range) {
@@ -60,25 +62,22 @@ struct Int8Product {
     SHARDLINE_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       const uint8_t* panel = a.w + (range.panel + p) * a.panel_bytes;
-      heads[p] = panel + range.begin / kBlock * kHeadBytes;
-      words[p] = panel + a.k / kBlock * kHeadBytes + range.begin / kBlock * kBlockBytes;
+      heads[p] = Format::Heads(panel, range.begin);
+      words[p] = Format::Words(a, panel, range.begin);
     }
-    const int64_t ahead = range.prefetch && !range.last ? kDepth / kBlock * kBlockBytes : 0;
     for (int64_t k = range.begin; k < range.end; k += kBlock) {
-      if (ahead != 0) {
+      if (range.wanted != nullptr) {
+        Ask(*range.wanted, range.lines);
+      } else if (kRows >= kSlowRows) {
         SHARDLINE_UNROLL
-        for (int p = 0; p < kPanels; ++p) {
-          SHARDLINE_UNROLL
-          for (int i = 0; i < kBlockBytes; i += 64) {
-            _mm_prefetch(reinterpret_cast<const char*>(words[p] + ahead + i), _MM_HINT_T1);
-          }
-        }
+        for (int p = 0; p < kPanels; ++p) AskAhead(words[p], kBlockBytes);
       }
       __m512i dots[kRows][kPanels];
       SHARDLINE_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const __m512i start = kOffset == 0 ? _mm512_setzero_si512()
-                                           : Broadcast(x[r] + __builtin_offsetof(Int8Block, start));
+        const __m512i start = Format::kOffset == 0
+                                  ? _mm512_setzero_si512()
+                                  : Broadcast(x[r] + __builtin_offsetof(Int8Block, start));
         SHARDLINE_UNROLL
         for (int p = 0; p < kPanels; ++p) dots[r][p] = start;
       }
@@ -87,7 +86,7 @@ struct Int8Product {
         __m512i w[kPanels];
         SHARDLINE_UNROLL
         for (int p = 0; p < kPanels; ++p) w[p] = LoadWords(words[p] + i * 64);
-        if constexpr (kBits == 8) {
+        if constexpr (Format::kBits == 8) {
           Add(x, i, w, dots);
         } else {
           const __m512i low = _mm512_set1_epi8(15);
@@ -107,19 +106,19 @@ struct Int8Product {
       for (int p = 0; p < kPanels; ++p) scales[p] = LoadHalves(heads[p]);
       SHARDLINE_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const __m512 scale = Float(x[r] + __builtin_offsetof(Int8Block, scale));
+        const __m512 scale = Float(x[r], __builtin_offsetof(Int8Block, scale));
         SHARDLINE_UNROLL
         for (int p = 0; p < kPanels; ++p) {
           sums[r][p] = _mm512_fmadd_ps(_mm512_mul_ps(scales[p], scale),
                                        _mm512_cvtepi32_ps(dots[r][p]), sums[r][p]);
         }
       }
-      if constexpr (kMinimum) {
+      if constexpr (Format::kMinimum) {
         SHARDLINE_UNROLL
-        for (int p = 0; p < kPanels; ++p) scales[p] = LoadHalves(heads[p] + kScaleBytes);
+        for (int p = 0; p < kPanels; ++p) scales[p] = LoadHalves(heads[p] + Format::kScaleBytes);
         SHARDLINE_UNROLL
         for (int r = 0; r < kRows; ++r) {
-          const __m512 sum = Float(x[r] + __builtin_offsetof(Int8Block, scaled_sum));
+          const __m512 sum = Float(x[r], __builtin_offsetof(Int8Block, scaled_sum));
           SHARDLINE_UNROLL
           for (int p = 0; p < kPanels; ++p) {
             sums[r][p] = _mm512_fmadd_ps(scales[p], sum, sums[r][p]);
@@ -130,7 +129,7 @@ struct Int8Product {
       for (int r = 0; r < kRows; ++r) x[r] += sizeof(Int8Block);
       SHARDLINE_UNROLL
       for (int p = 0; p < kPanels; ++p) {
-        heads[p] += kHeadBytes;
+        heads[p] += Format::kHeadBytes;
         words[p] += kBlockBytes;
       }
     }
@@ -138,8 +137,6 @@ struct Int8Product {
   }
 
  private:
-  SHARDLINE_INLINE __m512 Float(const uint8_t* p) { return _mm512_castsi512_ps(Broadcast(p)); }
-
   /// dots += word `i` of x times the words of w.
   template <int kRows, int kPanels>
   SHARDLINE_INLINE void Add(const uint8_t* (&x)[kRows], int i, const __m512i (&w)[kPanels],
@@ -153,17 +150,17 @@ struct Int8Product {
   }
 };
 
-template <int kBits, int kOffset, bool kMinimum>
+template <class Format>
 constexpr PanelProduct Make() {
-  using Product = Int8Product<kBits, kOffset, kMinimum>;
-  return {PrepareInt8<kOffset>, Multiply<Product>, Product::kPanels};
+  using Product = Int8Product<Format>;
+  return {PrepareInt8<Format::kOffset>, Multiply<Product>, Product::kPanels};
 }
 
 }  // namespace
 
 const KernelTable* Avx512VnniKernels() {
   static constexpr PanelTable kPanels = {
-      .q8_0 = Make<8, 128, false>(), .q4_0 = Make<4, 8, false>(), .q4_1 = Make<4, 0, true>()};
+      .bfloat16 = {}, .q8_0 = Make<Q8_0>(), .q4_0 = Make<Q4_0>(), .q4_1 = Make<Q4_1>()};
   static const KernelTable table = WithPanels(*Avx512Kernels(), "avx512_vnni", &kPanels);
   return &table;
 }

@@ -12,7 +12,8 @@ constexpr int64_t kDotGrainBytes = 32 << 10;  // of w, so that a part is worth a
 
 void MatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y) {
   if (w.arrangement == Arrangement::kPanels) {
-    PanelMatMul(device, x, w, bias, y);
+    const Product product = {w, bias, y};
+    PanelMatMul(device, x, {&product, 1});
     return;
   }
   const KernelTable& kernels = device.kernels();
@@ -45,6 +46,14 @@ void MatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y) {
     kernels.gemm[type](args, packed, 0, rows, begin * kGemmColumns,
                        std::min(end * kGemmColumns, w.rows), ThreadScratch().Floats(GemmScratch()));
   });
+}
+
+void MatMul(CpuDevice& device, Tensor x, std::span<const Product> products) {
+  const bool together = std::all_of(products.begin(), products.end(), [&](const Product& product) {
+    return product.w.arrangement == Arrangement::kPanels && product.w.dtype == products[0].w.dtype;
+  });
+  if (together) return PanelMatMul(device, x, products);
+  for (const Product& product : products) MatMul(device, x, product.w, product.bias, product.y);
 }
 
 }  // namespace shardline::kernels::cpu

@@ -28,14 +28,51 @@ SHARDLINE_INLINE __m512i Broadcast(const uint8_t* p) {
   return _mm512_set1_epi32(word);
 }
 
+/// Weights that are multiplied next. Tiles ask for them a few cache lines at a time, so that memory
+/// works while they compute: without it a step takes the time of both, one after the other.
+struct Wanted {
+  const uint8_t* from[8];
+  int64_t bytes[8];
+  int runs = 0;
+  int run = 0;
+  int64_t at = 0;
+};
+
+SHARDLINE_INLINE void Want(Wanted& wanted, const uint8_t* from, int64_t bytes) {
+  wanted.from[wanted.runs] = from;
+  wanted.bytes[wanted.runs++] = bytes;
+}
+
+SHARDLINE_INLINE void Ask(Wanted& wanted, int64_t lines) {
+  for (; lines > 0 && wanted.run < wanted.runs; --lines) {
+    _mm_prefetch(reinterpret_cast<const char*>(wanted.from[wanted.run] + wanted.at), _MM_HINT_T1);
+    wanted.at += 64;
+    if (wanted.at >= wanted.bytes[wanted.run]) {
+      wanted.at = 0;
+      ++wanted.run;
+    }
+  }
+}
+
+constexpr int64_t kAhead = 2048;  // bytes: some hundred nanoseconds of one thread's reading
+
+/// Asks for what comes some time after [from, from + bytes), which is read now. There may be
+/// nothing of use: a prefetch never faults.
+SHARDLINE_INLINE void AskAhead(const uint8_t* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(from + kAhead + i), _MM_HINT_T0);
+  }
+}
+
 /// Where a tile of kRows x kPanels vectors of sums begins and ends.
 struct TileRange {
   int64_t row;
   int64_t panel;
   int64_t begin, end;  // of K
   bool first, last;    // whether this is the first part of K, the last one
-  bool prefetch;       // whether to ask for the next part's weights
   float* saved;        // the sums between parts
+  Wanted* wanted;      // null where the weights pass once
+  int64_t lines;       // of `wanted` to ask for in each kStep of K
 };
 
 template <int kRows, int kPanels>
@@ -79,57 +116,90 @@ SHARDLINE_INLINE void EndTile(const PanelArgs& a, const TileRange& range,
   }
 }
 
-template <class Product, int kPanels>
+template <class Product, int kPanels, int kRows = 1>
 SHARDLINE_INLINE void RunTile(const PanelArgs& a, const TileRange& range, int rows) {
-  static_assert(kPanelTileRows == 6);
-  switch (rows) {
-    case 1:
-      return Product::template Tile<1, kPanels>(a, range);
-    case 2:
-      return Product::template Tile<2, kPanels>(a, range);
-    case 3:
-      return Product::template Tile<3, kPanels>(a, range);
-    case 4:
-      return Product::template Tile<4, kPanels>(a, range);
-    case 5:
-      return Product::template Tile<5, kPanels>(a, range);
-    default:
-      return Product::template Tile<6, kPanels>(a, range);
+  if constexpr (kRows < Product::kSums / kPanels) {
+    if (rows > kRows) return RunTile<Product, kPanels, kRows + 1>(a, range, rows);
   }
+  Product::template Tile<kRows, kPanels>(a, range);
+}
+
+/// What a group of panels multiplies next: a part of K of the panels from `panel` on.
+template <class Product, int kPanels>
+SHARDLINE_INLINE Wanted WantPart(const PanelArgs& a, int64_t panel, int64_t begin) {
+  Wanted wanted;
+  const int64_t end = begin + Product::kDepth < a.k ? begin + Product::kDepth : a.k;
+  for (int p = 0; p < kPanels; ++p) {
+    Product::WantPanel(a, a.w + (panel + p) * a.panel_bytes, begin, end, wanted);
+  }
+  return wanted;
+}
+
+SHARDLINE_INLINE int64_t Lines(const Wanted& wanted) {
+  int64_t bytes = 0;
+  for (int i = 0; i < wanted.runs; ++i) bytes += wanted.bytes[i];
+  return (bytes + 63) / 64;
+}
+
+/// As many rows as one tile has. The weights pass once, at the speed of memory.
+template <class Product, int kPanels>
+void Pass(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p0, int64_t p1) {
+  int64_t p = p0;
+  const int rows = static_cast<int>(t1 - t0);
+  for (; p + kPanels <= p1; p += kPanels) {
+    RunTile<Product, kPanels>(a, {t0, p, 0, a.k, true, true, nullptr, nullptr, 0}, rows);
+  }
+  if constexpr (kPanels > 1) Pass<Product, kPanels / 2>(a, t0, t1, p, p1);
 }
 
 /// Rows [t0, t1), at most kPanelRowsAtOnce, by kPanels panels from p on. K goes in parts, so that
-/// a part of the panels stays in the first-level cache while all rows pass.
+/// a part of the panels stays in the first-level cache while all rows pass. As many panels from
+/// `next` on, unless it is negative, are multiplied after them.
 template <class Product, int kPanels>
-void Sweep(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p, float* scratch) {
+void Sweep(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p, int64_t next, float* scratch) {
   const int64_t tiles = (t1 - t0 + kPanelTileRows - 1) / kPanelTileRows;
-  const int64_t depth = tiles == 1 ? a.k : Product::kDepth;
-  for (int64_t k = 0; k < a.k; k += depth) {
-    const int64_t end = k + depth < a.k ? k + depth : a.k;
+  for (int64_t k = 0; k < a.k; k += Product::kDepth) {
+    const int64_t end = k + Product::kDepth < a.k ? k + Product::kDepth : a.k;
+    Wanted wanted;
+    if (end < a.k) {
+      wanted = WantPart<Product, kPanels>(a, p, end);
+    } else if (next >= 0) {
+      wanted = WantPart<Product, kPanels>(a, next, 0);
+    }
+    const int64_t steps = tiles * ((end - k + Product::kStep - 1) / Product::kStep);
+    const int64_t lines = (Lines(wanted) + steps - 1) / steps;
     float* saved = scratch;
     for (int64_t i = 0; i < tiles; ++i) {  // of nearly equal heights
       const int64_t begin = t0 + (t1 - t0) * i / tiles;
       const int rows = static_cast<int>(t0 + (t1 - t0) * (i + 1) / tiles - begin);
-      RunTile<Product, kPanels>(a, {begin, p, k, end, k == 0, end == a.k, i == 0, saved}, rows);
+      RunTile<Product, kPanels>(a, {begin, p, k, end, k == 0, end == a.k, saved, &wanted, lines},
+                                rows);
       saved += rows * kPanels * kWidth;
     }
   }
 }
 
+/// kPanels panels from p on by all rows.
+template <class Product, int kPanels>
+void SweepRows(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p, int64_t p1, float* scratch) {
+  const int64_t next = p + 2 * kPanels <= p1 ? p + kPanels : -1;
+  for (int64_t t = t0; t < t1; t += kPanelRowsAtOnce) {
+    const int64_t end = t + kPanelRowsAtOnce < t1 ? t + kPanelRowsAtOnce : t1;
+    Sweep<Product, kPanels>(a, t, end, p, end == t1 ? next : -1, scratch);
+  }
+}
+
 template <class Product>
 void Multiply(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p0, int64_t p1, float* scratch) {
-  for (int64_t p = p0; p < p1;) {
-    const bool whole = p + Product::kPanels <= p1;
-    for (int64_t t = t0; t < t1; t += kPanelRowsAtOnce) {
-      const int64_t end = t + kPanelRowsAtOnce < t1 ? t + kPanelRowsAtOnce : t1;
-      if (whole) {
-        Sweep<Product, Product::kPanels>(a, t, end, p, scratch);
-      } else {
-        Sweep<Product, 1>(a, t, end, p, scratch);
-      }
-    }
-    p += whole ? Product::kPanels : 1;
+  constexpr int kPanels = Product::kPanels;
+  static_assert(Product::kSums == kPanels * kPanelTileRows);
+  if (t1 - t0 <= kPanelTileRows) return Pass<Product, kPanels>(a, t0, t1, p0, p1);
+  if (t1 - t0 <= 2 * kPanelTileRows) return Pass<Product, kPanels / 2>(a, t0, t1, p0, p1);
+  int64_t p = p0;
+  for (; p + kPanels <= p1; p += kPanels) {
+    SweepRows<Product, kPanels>(a, t0, t1, p, p1, scratch);
   }
+  for (; p < p1; ++p) SweepRows<Product, 1>(a, t0, t1, p, p1, scratch);
 }
 
 }  // namespace

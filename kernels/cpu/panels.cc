@@ -123,32 +123,48 @@ void CopyPanelRow(Tensor w, int64_t row, uint8_t* out) {
              row % kPanelWidth, out);
 }
 
-void PanelMatMul(CpuDevice& device, Tensor x, Tensor w, Tensor bias, Tensor y) {
-  const PanelProduct& product = device.kernels().panels->For(w.dtype);
+void PanelMatMul(CpuDevice& device, Tensor x, std::span<const Product> products) {
+  if (products.empty()) return;
+  const DType dtype = products[0].w.dtype;
+  const PanelProduct& product = device.kernels().panels->For(dtype);
   PanelArgs args = {};
-  args.x_stride = PreparedRowBytes(w.dtype, x.cols);
+  args.k = x.cols;
+  args.x_stride = PreparedRowBytes(dtype, x.cols);
+  args.panel_bytes = kPanelWidth * RowBytes(dtype, x.cols);
   auto* prepared =
       reinterpret_cast<uint8_t*>(device.shared_scratch().Floats(x.rows * args.x_stride / 4 + 1));
   args.x = prepared;
-  args.w = static_cast<const uint8_t*>(w.data);
-  args.panel_bytes = kPanelWidth * RowBytes(w.dtype, w.cols);
-  args.bias = bias ? bias.f32() : nullptr;
-  args.y = y.f32();
-  args.k = x.cols;
-  args.n = w.rows;
   device.ParallelFor(x.rows, kPrepareGrain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       product.prepare(x.f32() + t * x.cols, x.cols, prepared + t * args.x_stride);
     }
   });
-  const int64_t panels = (w.rows + kPanelWidth - 1) / kPanelWidth;
-  const int64_t groups = (panels + product.panels - 1) / product.panels;
-  const int64_t grain =
-      std::max<int64_t>(1, kPanelGrainBytes / (args.panel_bytes * product.panels));
-  device.ParallelFor(groups, grain, [&](int64_t begin, int64_t end) {
+  // Few rows are fast with few panels at a time as well, and then the threads' shares are equal.
+  const int64_t unit = x.rows > kPanelTileRows ? product.panels : 1;
+  const auto units_of = [unit](const Tensor& w) {
+    return (w.rows + unit * kPanelWidth - 1) / (unit * kPanelWidth);
+  };
+  int64_t units = 0;
+  for (const Product& one : products) units += units_of(one.w);
+  const int64_t grain = std::max<int64_t>(1, kPanelGrainBytes / (args.panel_bytes * unit));
+  device.ParallelFor(units, grain, [&](int64_t begin, int64_t end) {
     float* scratch = ThreadScratch().Floats(PanelScratch());
-    product.multiply(args, 0, x.rows, begin * product.panels,
-                     std::min(end * product.panels, panels), scratch);
+    int64_t first = 0;  // unit of a product
+    for (const Product& one : products) {
+      const int64_t from = std::max(begin, first), last = first + units_of(one.w);
+      const int64_t to = std::min(end, last);
+      if (from < to) {
+        PanelArgs mine = args;
+        mine.w = static_cast<const uint8_t*>(one.w.data);
+        mine.bias = one.bias ? one.bias.f32() : nullptr;
+        mine.y = one.y.f32();
+        mine.n = one.w.rows;
+        const int64_t panels = (one.w.rows + kPanelWidth - 1) / kPanelWidth;
+        product.multiply(mine, 0, x.rows, (from - first) * unit,
+                         std::min((to - first) * unit, panels), scratch);
+      }
+      first = last;
+    }
   });
 }
 

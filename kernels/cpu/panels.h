@@ -53,8 +53,11 @@ struct PanelTable {
   const PanelProduct& For(DType dtype) const;
 };
 
+/// Bytes from one prepared row to the next. Those of bfloat16 are filled up with zeros to whole
+/// cache lines, of an odd number, so that a tile's rows lie in different sets of the cache.
 constexpr int64_t PreparedRowBytes(DType weights, int64_t k) {
-  return weights == DType::kBF16 ? k * 2 : k / 32 * static_cast<int64_t>(sizeof(Int8Block));
+  return weights == DType::kBF16 ? ((k * 2 + 63) / 64 | 1) * 64
+                                 : k / 32 * static_cast<int64_t>(sizeof(Int8Block));
 }
 
 /// Rows of x in one pass over a panel, and the floats of scratch that it needs for them.

@@ -14,6 +14,7 @@ constexpr uint32_t kOpen = 1u << 31;
 // About 20 microseconds: longer than the gap between two ops of a step, shorter than what a
 // neighbouring rank on the same CPU would notice.
 constexpr int kSpins = 600;
+constexpr int kPartsOfThread = 4;
 
 void Pause() {
 #if defined(__x86_64__)
@@ -59,33 +60,34 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::RunParts(int64_t count, int64_t part, const Body& body) {
+void ThreadPool::RunParts(int64_t count, int64_t parts, const Body& body) {
   for (;;) {
-    const int64_t begin = next_.fetch_add(part, std::memory_order_relaxed);
-    if (begin >= count) return;
-    body(begin, std::min(begin + part, count));
+    const int64_t part = next_.fetch_add(1, std::memory_order_relaxed);
+    if (part >= parts) return;
+    body(count * part / parts, count * (part + 1) / parts);
   }
 }
 
 void ThreadPool::Run(int64_t count, int64_t grain, const Body& body) {
   if (count <= 0) return;
-  grain = std::max<int64_t>(grain, 1);
-  if (workers_.empty() || count <= grain) {
+  // A few parts per thread even out CPUs that are slowed down by neighbours; as many for each, and
+  // of equal size, they come out even where nothing is.
+  int64_t parts =
+      std::min(count / std::max<int64_t>(grain, 1), int64_t{threads()} * kPartsOfThread);
+  if (parts > threads()) parts -= parts % threads();
+  if (workers_.empty() || parts <= 1) {
     body(0, count);
     return;
   }
-  // A few parts per thread even out CPUs that are slowed down by neighbours.
-  const int64_t parts = int64_t{threads()} * 4;
-  const int64_t part = std::max(grain, (count + parts - 1) / parts);
   body_ = &body;
   count_ = count;
-  part_ = part;
+  parts_ = parts;
   next_.store(0, std::memory_order_relaxed);
   state_.store(kOpen, std::memory_order_release);
   epoch_.fetch_add(1);
   if (sleepers_.load() > 0) epoch_.notify_all();
 
-  RunParts(count, part, body);
+  RunParts(count, parts, body);
 
   uint32_t state = state_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
   for (int i = 0; state != 0; ++i) {
@@ -118,7 +120,7 @@ void ThreadPool::WorkerLoop() {
     while ((state & kOpen) != 0) {
       if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire,
                                        std::memory_order_relaxed)) {
-        RunParts(count_, part_, *body_);
+        RunParts(count_, parts_, *body_);
         // Only the last one out of a closed job wakes the caller.
         if (state_.fetch_sub(1, std::memory_order_acq_rel) == 1) state_.notify_one();
         break;

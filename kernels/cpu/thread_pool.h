@@ -22,19 +22,19 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls body(begin, end) over disjoint parts of [0, count), each of at least `grain` items but
-  /// the last; returns when all have returned. The parts' bounds depend on count, grain and the
-  /// number of threads alone.
+  /// Calls body(begin, end) over disjoint parts of [0, count), equal but for one item, each of at
+  /// least `grain` items (or of `count`, where that is less); returns when all have returned. The
+  /// parts' bounds depend on count, grain and the number of threads alone.
   void Run(int64_t count, int64_t grain, const Body& body);
 
  private:
   void WorkerLoop();
-  void RunParts(int64_t count, int64_t part, const Body& body);
+  void RunParts(int64_t count, int64_t parts, const Body& body);
 
   // The job, written by Run while it is closed and nobody is inside.
   const Body* body_ = nullptr;
   int64_t count_ = 0;
-  int64_t part_ = 0;
+  int64_t parts_ = 0;
   alignas(64) std::atomic<int64_t> next_{0};
   /// Bit 31 set: the job is open. Below it: workers inside. A worker that wakes too late finds the
   /// job closed and goes back to waiting, so no job waits for a sleeper.

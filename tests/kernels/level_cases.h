@@ -18,7 +18,7 @@ struct LevelCase {
   int threads;
 };
 /// Every dispatch level that this CPU has, with one thread and with three. Levels that only add
-/// products with panels to the one before are PanelCases().
+/// products with panels to the one before are PanelCases(), with that of emulated tiles.
 std::vector<LevelCase> LevelCases();
 std::vector<LevelCase> PanelCases();
 std::string NameOf(const ::testing::TestParamInfo<LevelCase>& info);

@@ -89,6 +89,19 @@ TEST_P(MatMulTest, ThreadsDoNotChangeBits) {
   }
 }
 
+TEST_P(MatMulTest, SeveralProductsAtOnceAreEachAsAlone) {
+  PackedMatrix w1(DType::kF32, 70, 96, random_), w2(DType::kQ8_0, 16, 96, random_);
+  for (const int64_t rows : {1, 8, 40}) {
+    Matrix x(rows, 96, random_), y1(rows, 70), y2(rows, 16), e1(rows, 70), e2(rows, 16);
+    const Product products[] = {{w1.view(), {}, y1.view()}, {w2.view(), {}, y2.view()}};
+    MatMul(device_, x.view(), products);
+    MatMul(device_, x.view(), w1.view(), {}, e1.view());
+    MatMul(device_, x.view(), w2.view(), {}, e2.view());
+    EXPECT_EQ(y1.at, e1.at);
+    EXPECT_EQ(y2.at, e2.at);
+  }
+}
+
 SHARDLINE_ALL_LEVELS(MatMulTest);
 
 }  // namespace

@@ -21,6 +21,12 @@ class PanelsTest : public LevelTest {
   }
 };
 
+/// Whole blocks; for bfloat16 also what fills no tile.
+std::vector<int64_t> Depths(DType dtype) {
+  if (dtype == DType::kBF16) return {2, 30, 96, 514, 1056};
+  return {32, 96, 544, 1056};
+}
+
 /// A matrix in panels, in memory that ends where it ends.
 class Panels {
  public:
@@ -69,13 +75,13 @@ RoundedRow RoundX(DType weights, const float* x, int64_t k) {
 TEST_P(PanelsTest, EqualThePlainProductOfRoundedX) {
   for (const DType dtype : kPanelTypes) {
     if (!HasPanels(dtype)) continue;
-    for (const int64_t k : {int64_t{32}, int64_t{96}, int64_t{544}, int64_t{1056}}) {
+    for (const int64_t k : Depths(dtype)) {
       for (const int64_t n : {1, 15, 16, 33, 69, 200}) {
         PackedMatrix w(dtype, n, k, random_);
         const Panels panels(device_, w);
         Matrix bias(1, n, random_);
-        for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 13, 397}) {
-          if (rows > 13 && n > 69) continue;  // enough is enough
+        for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 13, 16, 17, 35, 50, 397}) {
+          if (rows > 35 && n > 69) continue;  // enough is enough
           Matrix x(rows, k, random_), y(rows + 1, n);
           for (int64_t i = 0; i < k; ++i) x.row(0)[i] *= i % 64 < kBlock ? 1000.0f : 0.0f;
           std::fill(y.at.begin(), y.at.end(), 77.0f);
@@ -127,6 +133,42 @@ TEST_P(PanelsTest, RowsAreIndependent) {
         ASSERT_TRUE(SameBits(y.row(0), all.row(begin), rows * kColumns))
             << Name(dtype) << ": rows " << begin << " to " << begin + rows;
       }
+    }
+  }
+}
+
+TEST_P(PanelsTest, Int8IsTheSameOnEveryLevel) {
+  for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
+    cpu::CpuDevice other(*cpu::Avx512VnniKernels(), 2);
+    PackedMatrix w(dtype, 53, 1056, random_);
+    const Panels panels(device_, w);
+    for (const int64_t rows : {1, 6, 7, 8, 16, 21, 100}) {
+      Matrix x(rows, 1056, random_), y(rows, 53), expected(rows, 53);
+      MatMul(device_, x.view(), panels.view(), {}, y.view());
+      MatMul(other, x.view(), panels.view(), {}, expected.view());
+      ASSERT_TRUE(SameBits(y.row(0), expected.row(0), rows * 53)) << Name(dtype) << " " << rows;
+    }
+  }
+}
+
+TEST_P(PanelsTest, SeveralProductsAtOnceAreEachAsAlone) {
+  for (const DType dtype : kPanelTypes) {
+    if (!HasPanels(dtype)) continue;
+    PackedMatrix w1(dtype, 70, 96, random_), w2(dtype, 16, 96, random_), w3(dtype, 33, 96, random_);
+    const Panels first(device_, w1), second(device_, w2), third(device_, w3);
+    for (const int64_t rows : {1, 8, 40}) {
+      Matrix x(rows, 96, random_), bias(1, 16, random_);
+      Matrix y1(rows, 70), y2(rows, 16), y3(rows, 33), e1(rows, 70), e2(rows, 16), e3(rows, 33);
+      const Product products[] = {{first.view(), {}, y1.view()},
+                                  {second.view(), bias.view(), y2.view()},
+                                  {third.view(), {}, y3.view()}};
+      MatMul(device_, x.view(), products);
+      MatMul(device_, x.view(), first.view(), {}, e1.view());
+      MatMul(device_, x.view(), second.view(), bias.view(), e2.view());
+      MatMul(device_, x.view(), third.view(), {}, e3.view());
+      EXPECT_EQ(y1.at, e1.at) << Name(dtype);
+      EXPECT_EQ(y2.at, e2.at) << Name(dtype);
+      EXPECT_EQ(y3.at, e3.at) << Name(dtype);
     }
   }
 }

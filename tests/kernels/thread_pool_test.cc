@@ -21,7 +21,7 @@ TEST(ThreadPool, EveryItemOnce) {
         std::atomic<int> small_parts{0};
         pool.Run(count, grain, [&](int64_t begin, int64_t end) {
           ASSERT_LT(begin, end);
-          if (end - begin < grain && end != count) ++small_parts;
+          if (end - begin < grain && end - begin != count) ++small_parts;
           for (int64_t i = begin; i < end; ++i) ++seen[i];
         });
         EXPECT_EQ(small_parts, 0) << "parts below the grain";

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "kernels/cpu/kernel_table.h"
+
+namespace shardline::kernels {
+
+/// The "amx" level over tile registers that are emulated, for CPUs that have none: the kernels are
+/// the same, each instruction does what Intel's manual says (Intel 64 and IA-32 Architectures
+/// Software Developer's Manual, volume 2). Null when the CPU lacks the AVX-512 around them.
+const cpu::KernelTable* EmulatedAmxKernels();
+
+}  // namespace shardline::kernels
