@@ -185,12 +185,14 @@ void Attend(const AttentionArgs& a) {
   const int64_t row_bytes = a.head_dim * (a.bfloat16 ? 2 : 4);
   for (int64_t first = oldest / kKeyTile * kKeyTile; first < context; first += kKeyTile) {
     const int64_t end = first + kKeyTile < context ? first + kKeyTile : context;
-    for (int64_t k = first; k < end; ++k) {
-      const int64_t offset =
-          a.blocks[k / a.block_size] * a.block_stride + k % a.block_size * row_bytes;
-      const int64_t c = k - first;
-      LoadKvRow(a, a.keys + offset, s.tile_keys + c * s.width, &s.key[c]);
-      LoadKvRow(a, a.values + offset, s.tile_values + c * s.width, &s.value[c]);
+    for (int64_t k = first; k < end;) {
+      const int64_t block = k / a.block_size, block_end = (block + 1) * a.block_size;
+      int64_t offset = a.blocks[block] * a.block_stride + (k - block * a.block_size) * row_bytes;
+      for (; k < end && k < block_end; ++k, offset += row_bytes) {
+        const int64_t c = k - first;
+        LoadKvRow(a, a.keys + offset, s.tile_keys + c * s.width, &s.key[c]);
+        LoadKvRow(a, a.values + offset, s.tile_values + c * s.width, &s.value[c]);
+      }
     }
     // So that scores can be computed in whole vectors.
     for (int64_t c = end - first; c < kKeyTile; ++c) s.key[c] = s.key[c - 1];
