@@ -4,7 +4,6 @@
 
 #include "kernels/cpu/level.h"
 #include "kernels/dequantize.h"
-#include "tests/kernels/emulated_tiles.h"
 
 namespace shardline::kernels {
 namespace {
@@ -26,11 +25,8 @@ std::vector<int> ScaleOffsets(DType dtype) {
 
 std::vector<LevelCase> Cases(bool panels) {
   std::vector<LevelCase> cases;
-  std::vector<const cpu::KernelTable*> levels(cpu::AvailableLevels().begin(),
-                                              cpu::AvailableLevels().end());
-  levels.push_back(EmulatedAmxKernels());
-  for (const cpu::KernelTable* kernels : levels) {
-    if (kernels == nullptr || (kernels->panels != nullptr) != panels) continue;
+  for (const cpu::KernelTable* kernels : cpu::AvailableLevels()) {
+    if ((kernels->panels != nullptr) != panels) continue;
     for (const int threads : {1, 3}) cases.push_back({kernels, threads});
   }
   return cases;

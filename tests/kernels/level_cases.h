@@ -18,7 +18,7 @@ struct LevelCase {
   int threads;
 };
 /// Every dispatch level that this CPU has, with one thread and with three. Levels that only add
-/// products with panels to the one before are PanelCases(), with that of emulated tiles.
+/// products with panels to the one before are PanelCases().
 std::vector<LevelCase> LevelCases();
 std::vector<LevelCase> PanelCases();
 std::string NameOf(const ::testing::TestParamInfo<LevelCase>& info);
@@ -31,9 +31,6 @@ class LevelTest : public ::testing::TestWithParam<LevelCase> {
 };
 #define SHARDLINE_ALL_LEVELS(suite) \
   INSTANTIATE_TEST_SUITE_P(Levels, suite, ::testing::ValuesIn(LevelCases()), NameOf)
-#define SHARDLINE_ALL_PANEL_LEVELS(suite)                                            \
-  GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(suite); /* of a CPU that has none */ \
-  INSTANTIATE_TEST_SUITE_P(Levels, suite, ::testing::ValuesIn(PanelCases()), NameOf)
 
 /// An owning float32 matrix.
 struct Matrix {

@@ -6,6 +6,7 @@
 
 #include "kernels/dequantize.h"
 #include "kernels/ops.h"
+#include "tests/kernels/emulated_tiles.h"
 #include "tests/kernels/level_cases.h"
 
 namespace shardline::kernels {
@@ -205,7 +206,15 @@ TEST_P(PanelsTest, SilenceAndExtremesOfX) {
   }
 }
 
-SHARDLINE_ALL_PANEL_LEVELS(PanelsTest);
+std::vector<LevelCase> WithEmulatedTiles() {
+  std::vector<LevelCase> cases = PanelCases();
+  const cpu::KernelTable* amx = EmulatedAmxKernels();
+  if (amx != nullptr) cases.insert(cases.end(), {{amx, 1}, {amx, 3}});
+  return cases;
+}
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(PanelsTest);  // of a CPU that has no panels
+INSTANTIATE_TEST_SUITE_P(Levels, PanelsTest, ::testing::ValuesIn(WithEmulatedTiles()), NameOf);
 
 }  // namespace
 }  // namespace shardline::kernels
