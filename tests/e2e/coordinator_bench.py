@@ -7,19 +7,22 @@ run by hand, with SHARDLINE_BIN and SHARDLINE_SMOLLM2_GGUF set.
 
 import concurrent.futures
 import os
+import subprocess
 import sys
 import tempfile
 import time
 
-from harness import Cluster, Coordinator, collect, request, smollm2, wait_for
+from harness import BIN, Cluster, Coordinator, collect, request, smollm2, wait_for
 from played_rank import PlayedRank
 
 STREAMS, TOKENS, DECODES, IDLE_SECONDS = 32, 1000, 200, 3
 
 
 def cpu_seconds(pid):
-    fields = open(f"/proc/{pid}/stat").read().rsplit(") ", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Of all threads that are alive, in the scheduler's nanoseconds: ticks would be too coarse."""
+    tasks = f"/proc/{pid}/task"
+    return sum(int(open(f"{tasks}/{task}/schedstat").read().split()[0])
+               for task in os.listdir(tasks)) / 1e9
 
 
 def real_ranks(stages, *flags):
@@ -30,19 +33,17 @@ def real_ranks(stages, *flags):
         children = open(f"/proc/{up}/task/{up}/children").read().split()
         pid = next(c for c in children if "coord" in open(f"/proc/{c}/comm").read())
 
-        def run(i):
-            message = request([7 + i] * 20, max_tokens=DECODES, ignore_eos=True)
-            return len(collect(cluster.stub.GenerateStream(message))[0])
-
-        with concurrent.futures.ThreadPoolExecutor(STREAMS) as pool:
-            answers = [pool.submit(run, i) for i in range(STREAMS)]
-            wait_for(lambda: cluster.status().counters.generated_tokens > 10 * STREAMS, "tokens", 120)
-            first, cpu = cluster.status(), cpu_seconds(pid)
-            wait_for(lambda: cluster.status().counters.generated_tokens > (DECODES - 10) * STREAMS,
-                     "most tokens", 600)
-            last, cpu = cluster.status(), cpu_seconds(pid) - cpu
-            for one in answers:
-                one.result()
+        # The load takes its share of the CPUs that the ranks compute on: a light client.
+        load = subprocess.Popen([BIN / "shardline", "bench", "--address", cluster.address,
+                                 "--concurrency", str(STREAMS), "--requests", str(STREAMS),
+                                 "--prompt-tokens", "20", "--answer-tokens", str(DECODES)],
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(lambda: cluster.status().counters.generated_tokens > 10 * STREAMS, "tokens", 120)
+        first, cpu = cluster.status(), cpu_seconds(pid)
+        wait_for(lambda: cluster.status().counters.generated_tokens > (DECODES - 10) * STREAMS,
+                 "most tokens", 600, every=0.5)
+        last, cpu = cluster.status(), cpu_seconds(pid) - cpu
+        assert load.wait(120) == 0
         before, after = first.replicas[0], last.replicas[0]
         active = after.active_seconds - before.active_seconds
         steps = after.steps - before.steps

@@ -125,12 +125,12 @@ def collect(stream):
     return tokens, text, last
 
 
-def wait_for(condition, what, seconds=20):
+def wait_for(condition, what, seconds=20, every=0.02):
     """Polls until `condition()` is true; it says what did not happen otherwise."""
     deadline = time.time() + seconds
     while not (result := condition()):
         assert time.time() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
+        time.sleep(every)
     return result
 
 

@@ -1,5 +1,6 @@
 #include "tests/kernels/level_cases.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/level.h"
@@ -50,7 +51,7 @@ Matrix::Matrix(int64_t rows, int64_t cols, std::mt19937& random, float limit) : 
 
 Matrix Matrix::Rows(int64_t begin, int64_t end) const {
   Matrix part(end - begin, cols);
-  std::memcpy(part.at.data(), row(begin), part.at.size() * sizeof(float));
+  std::copy_n(row(begin), part.at.size(), part.at.begin());
   return part;
 }
 
