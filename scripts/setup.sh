@@ -20,7 +20,8 @@ packages=(
   python3 python3-pip unzip
 )
 [ -z "$dev" ] || packages+=(clang lld clang-format llvm python3-venv git
-  munge slurmctld slurmd slurm-client prometheus iproute2 nftables debootstrap)
+  munge slurmctld slurmd slurm-client prometheus iproute2 nftables debootstrap
+  openssl)
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
   echo "setup: this is neither Debian nor Ubuntu; install the equivalents of these packages:" >&2

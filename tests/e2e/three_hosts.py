@@ -1,7 +1,6 @@
 """Three hosts on one machine: network namespaces on a switch, and the caller goes on inside a fourth
 one, which is the switch and the clients' host."""
 
-import contextlib
 import json
 import os
 import re
@@ -9,7 +8,7 @@ import socket
 import subprocess
 import sys
 
-from two_hosts import SKIPPED, ip
+from two_hosts import ip, made_namespaces
 
 LINK = "shard0"  # the hosts' only interface
 NETWORK = "10.97.32.0/24"
@@ -40,30 +39,10 @@ def commands(run):
             yield ["-n", name, "link", "set", link, "up"]
 
 
-@contextlib.contextmanager
-def namespaces():
-    """Makes them; the number of this run, of which their names are made."""
-    run = os.getpid()
-    names = [name_of(host, run) for host in ("switch", *HOSTS)]
-    try:
-        for name in names:
-            made = ip("netns", "add", name)
-            if made.returncode != 0:
-                print("skipped: network namespaces cannot be made here (they take root and "
-                      f"CAP_SYS_ADMIN): {made.stderr.strip()}")
-                sys.exit(SKIPPED)
-        for command in commands(run):
-            done = ip(*command)
-            assert done.returncode == 0, (command, done.stderr)
-        yield run
-    finally:
-        for name in names:
-            ip("netns", "del", name)
-
-
 def run_inside(script):
     """Runs `script RUN` in the switch's namespace; its exit code."""
-    with namespaces() as run:
+    run = os.getpid()
+    with made_namespaces([name_of(host, run) for host in ("switch", *HOSTS)], commands(run)):
         return subprocess.run(["ip", "netns", "exec", name_of("switch", run), sys.executable, script,
                                str(run)]).returncode
 

@@ -20,9 +20,9 @@ def ip(*arguments):
 
 
 @contextlib.contextmanager
-def namespaces():
-    """Names of two namespaces with a link between them."""
-    names = [f"shardline-{end}-{os.getpid()}" for end in "ab"]
+def made_namespaces(names, commands):
+    """Namespaces of these names, after the `commands` of `ip`; ends with SKIPPED where there are
+    none to be had."""
     try:
         for name in names:
             made = ip("netns", "add", name)
@@ -30,24 +30,29 @@ def namespaces():
                 print("skipped: network namespaces cannot be made here (they take root and "
                       f"CAP_SYS_ADMIN): {made.stderr.strip()}")
                 sys.exit(SKIPPED)
-        commands = [["link", "add", LINK, "netns", names[0], "type", "veth", "peer", "name", LINK,
-                     "netns", names[1]]]
-        for name, address in zip(names, (HERE, THERE)):
-            commands += [["-n", name, "addr", "add", f"{address}/24", "dev", LINK],
-                         ["-n", name, "link", "set", LINK, "up"],
-                         ["-n", name, "link", "set", "lo", "up"]]
         for command in commands:
             done = ip(*command)
             assert done.returncode == 0, (command, done.stderr)
-        yield names
+        yield
     finally:
         for name in names:
             ip("netns", "del", name)
 
 
+def commands(names):
+    """A link between the two."""
+    yield ["link", "add", LINK, "netns", names[0], "type", "veth", "peer", "name", LINK, "netns",
+           names[1]]
+    for name, address in zip(names, (HERE, THERE)):
+        yield ["-n", name, "addr", "add", f"{address}/24", "dev", LINK]
+        for link in (LINK, "lo"):
+            yield ["-n", name, "link", "set", link, "up"]
+
+
 def run_inside(script):
     """Runs `script INSIDE-ARGUMENT` in the first namespace; its exit code."""
-    with namespaces() as (here, there):
+    here, there = names = [f"shardline-{end}-{os.getpid()}" for end in "ab"]
+    with made_namespaces(names, commands(names)):
         return subprocess.run(["ip", "netns", "exec", here, sys.executable, script, there]).returncode
 
 
