@@ -1,16 +1,11 @@
 #include "kernels/cuda/block_reduce.cuh"
 #include "kernels/cuda/dispatch_kernels.h"
+#include "kernels/cuda/element_blocks.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/holder_turn.h"
 
 namespace shardline::kernels::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-constexpr unsigned kAll = 0xffffffffu;
-
-unsigned Blocks(int64_t items) { return static_cast<unsigned>((items + kThreads - 1) / kThreads); }
 
 __device__ __forceinline__ int32_t HolderOf(const HolderTable& holders, int32_t expert,
                                             int32_t position) {
@@ -20,7 +15,7 @@ __device__ __forceinline__ int32_t HolderOf(const HolderTable& holders, int32_t 
 }
 
 __global__ void __launch_bounds__(kThreads) KeepChoices(const __grid_constant__ KeepArgs args) {
-  const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const int64_t i = Index();
   int kept = 0;
   if (i < args.choices) {
     const int32_t expert = args.chosen[i];
@@ -60,28 +55,16 @@ __global__ void __launch_bounds__(kThreads)
 /// A block has a rank, and numbers its records behind those of the ranks before it.
 __global__ void __launch_bounds__(kThreads)
     PlaceRecords(const __grid_constant__ DispatchArgs args) {
-  __shared__ int warp_counts[kWarps];
   const int rank = static_cast<int>(blockIdx.x);
   int next = 0;
   for (int r = 0; r < rank; ++r) next += args.counts[r];
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   for (int base = 0; base < args.tokens; base += kThreads) {
     const int t = base + static_cast<int>(threadIdx.x);
     const bool goes = t < args.tokens && GoesTo(args, t, rank);
-    const unsigned votes = __ballot_sync(kAll, goes);
-    if (lane == 0) warp_counts[warp] = __popc(votes);
-    __syncthreads();
-    int before = next, total = 0;
-    for (int w = 0; w < kWarps; ++w) {
-      if (w < warp) before += warp_counts[w];
-      total += warp_counts[w];
-    }
+    const int place = NumberInOrder(goes, next);
     if (t < args.tokens) {
-      args.places[static_cast<int64_t>(rank) * args.tokens + t] =
-          goes ? before + __popc(votes & ((1u << lane) - 1)) : -1;
+      args.places[static_cast<int64_t>(rank) * args.tokens + t] = goes ? place : -1;
     }
-    next += total;
-    __syncthreads();  // the counts may be written again
   }
 }
 

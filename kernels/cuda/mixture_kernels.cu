@@ -1,17 +1,12 @@
 #include <cmath>
 
 #include "kernels/cuda/block_reduce.cuh"
+#include "kernels/cuda/element_blocks.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mixture_kernels.h"
 
 namespace shardline::kernels::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-constexpr unsigned kAll = 0xffffffffu;
-
-unsigned Blocks(int64_t items) { return static_cast<unsigned>((items + kThreads - 1) / kThreads); }
 
 /// An expert with its logit; order: higher logit first, then lower expert.
 struct Ranked {
@@ -87,7 +82,6 @@ __global__ void __launch_bounds__(kThreads) CountRows(const __grid_constant__ Pe
 
 /// A block has an expert, and puts its choices in order behind those of the experts before it.
 __global__ void __launch_bounds__(kThreads) PlaceRows(const __grid_constant__ PermuteArgs args) {
-  __shared__ int warp_counts[kWarps];
   const int32_t expert = args.experts[blockIdx.x];
   int next = 0;
   for (int e = 0; e < static_cast<int>(blockIdx.x); ++e) next += args.counts[e];
@@ -95,32 +89,21 @@ __global__ void __launch_bounds__(kThreads) PlaceRows(const __grid_constant__ Pe
     args.offsets[blockIdx.x] = next;
     if (blockIdx.x + 1 == gridDim.x) args.offsets[gridDim.x] = next + args.counts[blockIdx.x];
   }
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   for (int base = 0; base < args.choices; base += kThreads) {
     const int i = base + static_cast<int>(threadIdx.x);
     const bool mine = i < args.choices && args.chosen[i] == expert;
-    const unsigned votes = __ballot_sync(kAll, mine);
-    if (lane == 0) warp_counts[warp] = __popc(votes);
-    __syncthreads();
-    int before = next, total = 0;
-    for (int w = 0; w < kWarps; ++w) {
-      if (w < warp) before += warp_counts[w];
-      total += warp_counts[w];
-    }
+    const int row = NumberInOrder(mine, next);
     if (mine) {
-      const int row = before + __popc(votes & ((1u << lane) - 1));
       args.choice_of[row] = i;
       args.row_of[i] = row;
     }
-    next += total;
-    __syncthreads();  // the counts may be written again
   }
 }
 
 __global__ void __launch_bounds__(kThreads)
     GatherChoices(const float* x, const int32_t* choice_of, const int32_t* total, int per_token,
                   int64_t cols, int64_t count, float* rows) {
-  const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const int64_t i = Index();
   const int64_t row = i / cols;
   if (i >= count || row >= *total) return;
   rows[i] = x[choice_of[row] / per_token * cols + i % cols];
@@ -151,7 +134,7 @@ __global__ void __launch_bounds__(kThreads) Combine(const __grid_constant__ Comb
 
 __global__ void __launch_bounds__(kThreads)
     CountChoices(const int32_t* chosen, int64_t choices, int experts, unsigned long long* load) {
-  const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const int64_t i = Index();
   if (i >= choices) return;
   const int32_t expert = chosen[i];
   if (expert >= 0 && expert < experts) atomicAdd(load + expert, 1ull);

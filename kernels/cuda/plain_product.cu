@@ -1,6 +1,7 @@
 // Products in float32 arithmetic, for float32 weights and for shapes that vectors do not fit; and
 // what brings operands to bfloat16 for the other products.
 
+#include "kernels/cuda/element_blocks.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/weight_octets.cuh"
@@ -8,8 +9,6 @@
 namespace shardline::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
 constexpr int kRows = 8;  // of x, that a warp takes at once
 
 /// A warp has one row of w and kRows rows of x. A lane adds up every 32nd element of depth, then
@@ -40,11 +39,12 @@ __global__ void __launch_bounds__(kThreads)
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
+    if (r >= count) continue;  // the warp as a whole
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2) {
       acc[r] += __shfl_xor_sync(0xffffffffu, acc[r], distance);
     }
-    if (lane == 0 && r < count) {
+    if (lane == 0) {
       args.y[static_cast<int64_t>(first + r) * args.n + n] =
           args.bias != nullptr ? acc[r] + args.bias[n] : acc[r];
     }
@@ -59,20 +59,18 @@ cudaError_t Launch(const ProductArgs& args, cudaStream_t stream) {
 }
 
 __global__ void __launch_bounds__(kThreads) Round(const float* x, int64_t octets, uint4* out) {
-  const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const int64_t i = Index();
   if (i < octets) out[i] = LoadRounded(x + i * kOctet);
 }
 
 template <DType kType>
 __global__ void __launch_bounds__(kThreads)
     Expand(const uint8_t* w, int64_t octets, int octets_in_row, int64_t row_bytes, uint4* out) {
-  const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  const int64_t i = Index();
   if (i >= octets) return;
   out[i] =
       WeightOctet<kType>(w + i / octets_in_row * row_bytes, static_cast<int>(i % octets_in_row));
 }
-
-unsigned Blocks(int64_t items) { return static_cast<unsigned>((items + kThreads - 1) / kThreads); }
 
 template <DType kType>
 cudaError_t LaunchExpandOf(const void* w, int64_t rows, int64_t cols, uint16_t* out,

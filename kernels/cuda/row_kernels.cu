@@ -1,19 +1,11 @@
 #include "kernels/cuda/block_reduce.cuh"
+#include "kernels/cuda/element_blocks.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/row_kernels.h"
 #include "kernels/cuda/weight_octets.cuh"
 
 namespace shardline::kernels::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-
-unsigned Blocks(int64_t items) { return static_cast<unsigned>((items + kThreads - 1) / kThreads); }
-
-__device__ __forceinline__ int64_t Index() {
-  return blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
-}
 
 /// A thread has kUnit elements: one of a plain row, an octet of a block format.
 template <DType kType>

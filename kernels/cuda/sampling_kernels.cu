@@ -1,16 +1,13 @@
 #include <cmath>
 
 #include "kernels/cuda/block_reduce.cuh"
+#include "kernels/cuda/element_blocks.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/philox.cuh"
 #include "kernels/cuda/sampling_kernels.h"
 
 namespace shardline::kernels::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-constexpr unsigned kAll = 0xffffffffu;
 
 struct Larger {
   __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
@@ -138,7 +135,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     BestOfParts(const ScoredToken* parts, int count, ScoredToken* best) {
-  const int row = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  const int row = static_cast<int>(Index());
   if (row >= count) return;
   ScoredToken top = {-INFINITY, -1};
   for (int p = 0; p < kParts; ++p) {
@@ -150,7 +147,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     FeedTokens(const int32_t* tokens, const int32_t* sampled, int count, int32_t* out) {
-  const int t = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  const int t = static_cast<int>(Index());
   if (t >= count) return;
   const int32_t token = tokens[t];
   out[t] = token < 0 ? sampled[-1 - token] : token;
@@ -159,7 +156,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     PickTokens(const ScoredToken* candidates, int ranks, const int32_t* slots, int count,
                int32_t* tokens, int32_t* sampled) {
-  const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  const int i = static_cast<int>(Index());
   if (i >= count) return;
   ScoredToken best = {-INFINITY, -1};
   for (int rank = 0; rank < ranks; ++rank) {
@@ -170,8 +167,6 @@ __global__ void __launch_bounds__(kThreads)
   tokens[i] = token;
   sampled[slots[i]] = token;
 }
-
-unsigned Blocks(int items) { return static_cast<unsigned>((items + kThreads - 1) / kThreads); }
 
 }  // namespace
 
