@@ -44,6 +44,8 @@ class DecodeGraphs {
     return found == graphs_.end() ? nullptr : found->second.get();
   }
 
+  size_t recorded() const { return graphs_.size(); }
+
  private:
   std::vector<DecodeSize> sizes_;
   std::map<DecodeSize, std::unique_ptr<kernels::Graph>> graphs_;

@@ -86,6 +86,9 @@ class StepRunner {
   /// How the stage's experts were used since the warm-up; null when it has no mixture of them.
   const MixtureLayers* mixture() const { return transformer_->mixture(); }
 
+  /// Sizes of decode steps that are recorded.
+  size_t recorded() const { return decode_graphs_ == nullptr ? 0 : decode_graphs_->recorded(); }
+
   void set_logits_observer(LogitsObserver observer) { observer_ = std::move(observer); }
 
  private:

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -84,13 +83,6 @@ std::vector<Case> GgufCases() {
     cases.push_back({name, "/model.gguf", {.pp = 2, .tp = 2}});
   }
   return cases;
-}
-
-/// SHARDLINE_TEST_DEVICE: "cpu" (the default), or "cuda" where a program has such a device.
-kernels::DeviceKind DeviceUnderTest() {
-  const char* name = std::getenv("SHARDLINE_TEST_DEVICE");
-  return name != nullptr && std::string(name) == "cuda" ? kernels::DeviceKind::kCuda
-                                                        : kernels::DeviceKind::kCpu;
 }
 
 class Families : public testing::TestWithParam<Case> {

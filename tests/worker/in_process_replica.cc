@@ -1,6 +1,7 @@
 #include "tests/worker/in_process_replica.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <thread>
 #include <utility>
 
@@ -10,6 +11,12 @@
 #include "tests/worker/recording_device.h"
 
 namespace shardline::worker {
+
+kernels::DeviceKind DeviceUnderTest() {
+  const char* name = std::getenv("SHARDLINE_TEST_DEVICE");
+  return name != nullptr && std::string(name) == "cuda" ? kernels::DeviceKind::kCuda
+                                                        : kernels::DeviceKind::kCpu;
+}
 
 struct InProcessReplica::Rank {
   parallel::RankShard shard;
@@ -24,6 +31,8 @@ struct InProcessReplica::Rank {
 InProcessReplica::~InProcessReplica() {
   for (auto& rank : ranks_) rank->runner.reset();  // before what it refers to
 }
+
+size_t InProcessReplica::recorded() const { return ranks_[0]->runner->recorded(); }
 
 template <typename Body>
 absl::Status InProcessReplica::OnAllRanks(const Body& body) {
@@ -93,13 +102,13 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
 
 absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWeight>& weights,
                                     const parallel::ModelDims& dims) {
+  const bool imitated = options_.recording && options_.device == kernels::DeviceKind::kCpu;
   absl::StatusOr<std::unique_ptr<kernels::Device>> device =
-      options_.recording
-          ? RecordingDevice::Create(options_.threads)
-          : kernels::Device::Create({.kind = options_.device, .threads = options_.threads});
+      imitated ? RecordingDevice::Create(options_.threads)
+               : kernels::Device::Create({.kind = options_.device, .threads = options_.threads});
   if (!device.ok()) return device.status();
   rank.device = *std::move(device);
-  if (!options_.recording) {  // whose memory is the host's, whatever it says
+  if (!imitated) {  // whose memory is the host's, whatever it says
     absl::StatusOr<std::unique_ptr<parallel::Communicator>> world =
         parallel::ForDevice(*rank.device, std::move(rank.world), {});
     if (!world.ok()) return world.status();
@@ -128,6 +137,7 @@ absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWe
   options.block_size = options_.block_size;
   options.kv_blocks = options_.kv_blocks;
   options.kv_dtype = options_.kv_dtype;
+  options.graphs = options_.recording;
   absl::StatusOr<std::unique_ptr<StepRunner>> runner =
       StepRunner::Create(*rank.device, spec(), rank.shard, *std::move(loaded), options, *rank.world,
                          {*rank.tensor_group, *rank.stage_group});

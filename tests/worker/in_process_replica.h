@@ -21,6 +21,9 @@
 
 namespace shardline::worker {
 
+/// SHARDLINE_TEST_DEVICE: "cpu" (the default), or "cuda" where a program has such a device.
+kernels::DeviceKind DeviceUnderTest();
+
 struct ReplicaOptions {
   parallel::Layout layout;
   WeightFormat weights = WeightFormat::kAsStored;
@@ -34,8 +37,8 @@ struct ReplicaOptions {
   int max_model_len = 512;
   int block_size = 16;
   bool observe_logits = true;  // else StepOutput has none
-  /// Ranks compute on a RecordingDevice: decode steps are recorded and replayed, and, where logits
-  /// are not observed, tokens are drawn apart from the host, who has two steps under way.
+  /// Decode steps are recorded and replayed, on the CPU by a RecordingDevice, and, where logits are
+  /// not observed, tokens are drawn apart from the host, who has two steps under way.
   bool recording = false;
   int64_t kv_blocks = 0;  // 0: enough for max_num_seqs of the longest sequences
 };
@@ -61,6 +64,8 @@ class InProcessReplica {
   /// Bytes of the weights that every step reads, of all ranks: not tables of rows to look up.
   int64_t step_weight_bytes() const { return step_weight_bytes_; }
   const std::vector<parallel::RankShard>& shards() const { return shards_; }
+  /// Sizes of decode steps that the first rank has recorded.
+  size_t recorded() const;
 
   /// Runs plans in order on every rank, without waiting between them: with several stages as many
   /// steps are in flight. kInternal when ranks of a group disagree about a token. After any

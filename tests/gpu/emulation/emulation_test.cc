@@ -60,11 +60,25 @@ TEST_F(EmulationTest, AMissingBarrierChangesTheResult) {
 
 __global__ void Unwritten(int* out) {
   __shared__ int values[kThreads];
-  out[threadIdx.x] = values[threadIdx.x] + DynamicShared<int>()[threadIdx.x];
+  int* const more = DynamicShared<int>();
+  out[threadIdx.x] = values[threadIdx.x] + more[threadIdx.x];
+  values[threadIdx.x] = more[threadIdx.x] = 1;
 }
 
 TEST_F(EmulationTest, SharedMemoryBeginsAsGarbage) {
   EXPECT_EQ(Run(Unwritten), std::vector<int>(kThreads, -2));
+  EXPECT_EQ(Run(Unwritten), std::vector<int>(kThreads, -2));
+}
+
+int* OfAFunction() {
+  __shared__ int values[kThreads];
+  return values;
+}
+__global__ void UsesAFunctions(int*) { OfAFunction()[threadIdx.x] = 1; }
+
+TEST_F(EmulationTest, SharedMemoryOfAFunctionThatIsNoKernelIsRefused) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_DEATH(Run(UsesAFunctions), "OfAFunction.*would not be poisoned");
 }
 
 /// Copies a line of `from` and uses it, waiting for it or not.

@@ -23,6 +23,7 @@ class Fiber {
   explicit Fiber(OfThread) {}
 
   void* stack_ = nullptr;
+  void* top_ = nullptr;  // where it begins; it grows downwards
   void* stack_pointer_ = nullptr;
 };
 

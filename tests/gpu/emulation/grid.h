@@ -20,9 +20,9 @@ struct GridShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
 };
-/// Runs `kernel`, which is the function of one thread, for every thread of the grid. One grid at a
-/// time, whichever threads call. `name` is for messages.
-void RunGrid(const GridShape& shape, const std::function<void()>& kernel, const char* name);
+/// Runs `thread`, a call of `kernel`, for every thread of the grid. One grid at a time, whichever
+/// threads call.
+void RunGrid(const GridShape& shape, const void* kernel, const std::function<void()>& thread);
 
 /// What follows is called by kernels.
 /// The block's dynamic shared memory.

@@ -96,11 +96,8 @@ cudaError_t EnqueueKernel(const cudaLaunchConfig_t& config, const void* kernel, 
   const size_t shared = allowed == allowed_shared_bytes.end() ? kPlainSharedBytes : allowed->second;
   if (config.dynamicSmemBytes > shared) return Result(cudaErrorInvalidValue);
   const GridShape shape = {grid, block, config.dynamicSmemBytes};
-  char name[64];
-  std::snprintf(name, sizeof(name), "at %p", kernel);
-  return Enqueue(config.stream, [shape, thread = std::move(thread), name = std::string(name)] {
-    RunGrid(shape, thread, name.c_str());
-  });
+  return Enqueue(config.stream,
+                 [shape, kernel, thread = std::move(thread)] { RunGrid(shape, kernel, thread); });
 }
 
 }  // namespace shardline::emulation

@@ -1,10 +1,13 @@
 #pragma once
 
+/// The program's __shared__ variables: those in kernels and in functions of headers.
 namespace shardline::emulation {
 
-/// Fills all __shared__ variables, which are function-local statics of shardline::kernels::cuda
-/// here, with NaN: a block that reads what it did not write gets garbage. They are found by their
-/// names in the program's own symbol table, which must not have been stripped.
-void PoisonSharedMemory();
+/// Fills with NaN what `kernel` may use: its own variables, and those of functions in headers.
+void PoisonSharedMemory(const void* kernel);
+
+/// The name of a variable that is not as PoisonSharedMemory leaves it; null: none. Once a kernel's
+/// own are poisoned again, one of a function that is neither a kernel nor in a header.
+const char* TouchedSharedVariable();
 
 }  // namespace shardline::emulation

@@ -25,6 +25,7 @@ class StagedCommunicator final : public Communicator {
   int size() const override { return host_->size(); }
 
   absl::Status AllReduceSum(std::span<float> data) override {
+    if (size() == 1) return absl::OkStatus();  // may be recorded
     return Stage(std::as_bytes(data), std::as_writable_bytes(data), [&](auto, auto copy) {
       return host_->AllReduceSum({reinterpret_cast<float*>(copy.data()), data.size()});
     });

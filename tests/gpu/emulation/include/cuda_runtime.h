@@ -45,11 +45,11 @@ namespace shardline::emulation {
 
 /// out[0] = the `in[0]` of lane `in[1]`.
 inline void Shuffle(Lane* lanes, unsigned mask) {
-  for (int i = 0; i < 32; ++i) {
-    if ((mask >> i & 1) == 0) continue;
-    const uint64_t from = lanes[i].in[1];
+  for (unsigned left = mask; left != 0; left &= left - 1) {
+    Lane& lane = lanes[std::countr_zero(left)];
+    const uint64_t from = lane.in[1];
     if ((mask >> from & 1) == 0) Fail("a shuffle reads lane %d, which takes no part", int(from));
-    lanes[i].out[0] = lanes[from].in[0];
+    lane.out[0] = lanes[from].in[0];
   }
 }
 template <typename T>
