@@ -4,7 +4,9 @@
     pip install gguf numpy
     make_model.py OUT.gguf --shape tinyllama-1.1b --format q8_0
 
-All layers hold the same numbers; speed does not depend on them. There is no tokenizer.
+Layers hold the same numbers with their rows turned, so that no program keeps one copy of equal
+matrices and is measured with weights that stay in a cache. The vocabulary knows bytes only, and is
+filled up to the size.
 """
 import argparse
 
@@ -17,9 +19,18 @@ SHAPES = {
     "tinyllama-1.1b": (2048, 22, 32, 4, 5632, 32000, False),
     "smollm2-135m": (576, 30, 9, 3, 1536, 49152, True),
 }
-FORMATS = {"bf16": T.BF16, "q8_0": T.Q8_0, "q4_0": T.Q4_0, "q4_1": T.Q4_1}
-FILE_TYPES = {"bf16": gguf.LlamaFileType.MOSTLY_BF16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-              "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0, "q4_1": gguf.LlamaFileType.MOSTLY_Q4_1}
+FORMATS = {"bf16": T.BF16, "f16": T.F16, "q8_0": T.Q8_0, "q4_0": T.Q4_0, "q4_1": T.Q4_1}
+FILE_TYPES = {"bf16": gguf.LlamaFileType.MOSTLY_BF16, "f16": gguf.LlamaFileType.MOSTLY_F16,
+              "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0, "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+              "q4_1": gguf.LlamaFileType.MOSTLY_Q4_1}
+
+
+def byte_letters():
+    """The letter that stands for each byte in a byte-level vocabulary: printable Latin-1 for itself,
+    the others from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def main():
@@ -45,7 +56,15 @@ def main():
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(vocabulary)
     writer.add_file_type(FILE_TYPES[args.format])
-    writer.add_tokenizer_model("no_vocab")
+    letters = byte_letters()
+    letters.append(letters[0] * 2)  # a merge there must be
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(letters + [f"<{i}>" for i in range(len(letters), vocabulary)])
+    writer.add_token_types([gguf.TokenType.NORMAL] * vocabulary)
+    writer.add_token_merges([f"{letters[0]} {letters[0]}"])
+    writer.add_bos_token_id(vocabulary - 2)
+    writer.add_eos_token_id(vocabulary - 1)
 
     def matrix(rows, cols):
         values = random.standard_normal((rows, cols), np.float32) / np.float32(cols ** 0.5)
@@ -67,7 +86,7 @@ def main():
     add("token_embd.weight", embedding)
     for i in range(layers):
         for name, data in layer.items():
-            add(f"blk.{i}.{name}.weight", data)
+            add(f"blk.{i}.{name}.weight", np.roll(data, i, axis=0))
     add("output_norm.weight", ones)
     if not tied:
         add("output.weight", embedding)
