@@ -237,6 +237,10 @@ void AddUpFlags(CLI::App& app, UpOptions& up) {
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   AddOption(app, "threads", up.threads, "Compute threads a rank; 0: the CPUs shared out")
       ->check(CLI::Range(0, 1024));
+  AddOption(app, "cpu-affinity", up.cpu_affinity,
+            "share: each rank keeps to an equal part of the CPUs, node by node; none: where the "
+            "system puts it")
+      ->check(CLI::IsMember({"none", "share"}));
   AddOption(app, "start-timeout", up.start_timeout, "Seconds until it must serve")
       ->check(CLI::Range(1, 86400));
   AddOption(app, "drain-timeout", up.drain_timeout,

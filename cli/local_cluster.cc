@@ -174,10 +174,10 @@ absl::Status LocalCluster::StartRanks(int index) {
   start.command.insert(
       start.command.end(),
       {programs_.worker, "--coordinator", address_, "--replica", absl::StrCat(index), "--device",
-       options_.device, "--threads", absl::StrCat(options_.threads), "--ranks-on-host",
-       absl::StrCat(options_.World() * options_.replicas), "--first-rank-on-host",
-       absl::StrCat(options_.World() * index), "--log-level", options_.log_level, "--log-format",
-       options_.log_format});
+       options_.device, "--threads", absl::StrCat(options_.threads), "--cpu-affinity",
+       options_.cpu_affinity, "--ranks-on-host", absl::StrCat(options_.World() * options_.replicas),
+       "--first-rank-on-host", absl::StrCat(options_.World() * index), "--log-level",
+       options_.log_level, "--log-format", options_.log_format});
   // Else they would take them from the environment, which may say less than our flags.
   start.command.insert(start.command.end(),
                        {"--tensor-parallel-size", absl::StrCat(options_.tensor_parallel_size),

@@ -17,7 +17,8 @@ struct UpOptions {
   int data_parallel_size = 1;
   bool enable_expert_parallel = false;
   std::string device = "cpu";
-  int threads = 0;          // of a rank; 0: the CPUs shared among the ranks
+  int threads = 0;  // of a rank; 0: the CPUs shared among the ranks
+  std::string cpu_affinity = "none";
   int start_timeout = 600;  // seconds until serving
   int drain_timeout = 30;
   std::string log_level = "info";  // of coordinator and ranks

@@ -14,13 +14,16 @@
 #include <random>
 #include <span>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/thread_pool.h"
 #include "kernels/device.h"
 #include "logging/log.h"
 #include "parallel/device_groups.h"
 #include "parallel/mpi_communicator.h"
 #include "worker/control_client.h"
+#include "worker/cpu_share.h"
 #include "worker/rank.h"
 
 namespace {
@@ -44,6 +47,7 @@ struct Place {
   bool fast_products = false;
   std::string cuda_graphs = "on";
   int threads = 0;
+  std::string cpu_affinity = "none";
   int ranks_on_host = 0;
   int first_rank_on_host = 0;
   std::string bootstrap = "mpi";
@@ -74,6 +78,13 @@ void AddPlaceFlags(CLI::App& app, Place& place) {
                  "Compute threads of this rank; 0: the host's CPUs shared among its ranks")
       ->envname("SHARDLINE_THREADS")
       ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option(
+         "--cpu-affinity", place.cpu_affinity,
+         "share: of the CPUs that the launcher gave to all ranks of this host this one keeps to an "
+         "equal part, node by node; none: where the system puts it")
+      ->envname("SHARDLINE_CPU_AFFINITY")
+      ->check(CLI::IsMember({"none", "share"}))
       ->capture_default_str();
   app.add_option("--ranks-on-host", place.ranks_on_host,
                  "Ranks that share this host's CPUs, GPUs and memory; 0: those of this launch")
@@ -113,6 +124,18 @@ absl::Status CheckPlace(const Place& place) {
   return absl::OkStatus();
 }
 
+/// The part of this host's CPUs that is this rank's, by place.cpu_affinity.
+absl::Status KeepToShare(const Place& place, int rank_of_host, int ranks, int& threads) {
+  if (place.cpu_affinity != "share") return absl::OkStatus();
+  // What the device would choose, before this process sees its part alone.
+  if (threads == 0) threads = std::max(1, shardline::kernels::cpu::UsableCpus() / ranks);
+  const std::vector<int> cpus =
+      shardline::worker::CpuShare(shardline::worker::AllowedCpus(), rank_of_host, ranks);
+  if (cpus.empty()) return absl::OkStatus();
+  spdlog::info("{} CPUs from CPU {} on are this rank's", cpus.size(), cpus.front());
+  return shardline::worker::RunOn(cpus);
+}
+
 /// `host`: of this launch.
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const Place& place, const HostPlace& host) {
   shardline::kernels::DeviceOptions options;
@@ -120,6 +143,9 @@ absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const Place& place, const H
   options.processes = place.ranks_on_host > 0 ? place.ranks_on_host : host.ranks;
   options.ordinal = place.first_rank_on_host + host.rank;
   options.fast_products = place.fast_products;
+  const absl::Status kept =
+      KeepToShare(place, options.ordinal, std::max(1, options.processes), options.threads);
+  if (!kept.ok()) return kept;
   if (place.device != "cpu") {
     options.kind = shardline::kernels::DeviceKind::kCuda;
     absl::StatusOr<std::unique_ptr<Device>> device = Device::Create(options);

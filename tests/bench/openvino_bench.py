@@ -1,7 +1,7 @@
 """Speed of OpenVINO GenAI on a GGUF file, in model_bench's terms; one JSON object a line.
 
     openvino_bench.py MODEL.gguf --tokenizer ANY.gguf --threads 2 --prompt 512 --decode 1:512,8:128
-                      --generate 32 [--weights gguf|int8|int4]
+                      --generate 32 [--weights gguf|int8|int4] [--prepare]
 
 Called by peers.py. Continuous batching (paged attention), and for one sequence also the pipeline
 without it: the faster of the two counts. Products in bfloat16, all else as OpenVINO chooses, which
@@ -87,14 +87,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--tokenizer", required=True, help="a GGUF file with one; it is not used")
-    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--decode", default="1:512", help="sequences:prompt,...")
     parser.add_argument("--generate", type=int, default=32)
     parser.add_argument("--weights", choices=("gguf", "int8", "int4"), default="gguf")
+    parser.add_argument("--prepare", action="store_true", help="only make the weights")
     args = parser.parse_args()
     tokenizer = genai.Tokenizer(args.tokenizer)
     model = args.model if args.weights == "gguf" else compressed(args, tokenizer)
+    if args.prepare:
+        return
     scheduler = genai.SchedulerConfig()
     scheduler.cache_size = 2
     scheduler.max_num_seqs = 256

@@ -18,7 +18,7 @@ GENERATE = 32
 # Sequences decoded at once, and the prompt before each.
 BATCHES = {1: 512, 8: 128, 32: 128}
 # The weights of openvino_bench.py that are set beside a format.
-OPENVINO_WEIGHTS = {"bf16": "gguf", "q8_0": "int8", "q4_0": "int4", "q4_1": "int4"}
+OPENVINO_WEIGHTS = {"bf16": "gguf", "f16": "gguf", "q8_0": "int8", "q4_0": "int4", "q4_1": "int4"}
 
 
 def lines_of(command, env=None):
@@ -87,15 +87,12 @@ def run_script(args, program, script, model, flags=(), env=None):
     return result
 
 
-def run_openvino(args, shape, form):
+def run_openvino(args, shape, form, *flags):
     """OpenVINO reads no bfloat16 from GGUF: it gets as many bits as float16, and computes in
     bfloat16. Formats of 8 and 4 bits are those that its own tool makes."""
-    weights = OPENVINO_WEIGHTS.get(form)
-    if weights is None:
-        return None
     return run_script(args, "openvino", "openvino_bench.py", checkpoint(args, shape, "f16"),
                       ["--threads", str(args.threads), "--tokenizer", args.tokenizer, "--weights",
-                       weights])
+                       OPENVINO_WEIGHTS[form], *flags])
 
 
 def run_vllm(args, shape, form):
@@ -163,8 +160,8 @@ def main():
     cases = [(shape, form) for shape in args.shapes.split(",") for form in args.formats.split(",")]
     for shape, form in cases:
         checkpoint(args, shape, form)
-        if "openvino" in peers and form in OPENVINO_WEIGHTS:
-            checkpoint(args, shape, "f16")
+        if "openvino" in peers:
+            run_openvino(args, shape, form, "--prepare")
     if args.prepare:
         return
     keys = [("prompt", PROMPT)] + [("decode", batch) for batch in BATCHES]

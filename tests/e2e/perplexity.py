@@ -1,11 +1,13 @@
 """Perplexity of a real text by weight format, through the whole cluster (prompt_logprobs).
 
     SHARDLINE_BIN=build/cpu/bin python3 tests/e2e/perplexity.py [MODEL] [--tokens 16384]
-        [--window 1024] [--text FILE] [--variants "none;--quantization int8;..."]
+        [--window 1024] [--text FILE] [--variants "FLAGS;FLAGS;..."]
 
 Without MODEL: SmolLM2 as a directory in float32, made of the file that SHARDLINE_SMOLLM2_GGUF names.
-The text is the language reference that ships with this Python, unless --text names another. Each
-window is scored on its own: its first token is context only. Not a test: run by hand.
+Its weights lie on the grid of 4 bits that the file has, where `int4` would find them again; so they
+are changed to weights of the same function that lie on none (smollm2_directory.rescale). The text is
+the language reference that ships with this Python, unless --text names another. Each window is
+scored on its own: its first token is context only. Not a test: run by hand.
 """
 import argparse
 import hashlib
@@ -18,7 +20,9 @@ from harness import Cluster, pb, request, smollm2
 from smollm2_directory import write_smollm2_directory
 
 VARIANTS = ("--dtype float32 --compute-dtype float32 --kv-cache-dtype float32;"
-            "--dtype bfloat16;--quantization int8;--quantization int4")
+            "--dtype bfloat16;--quantization int8;--quantization int4;"
+            "--dtype bfloat16 --compute-dtype auto;--quantization int8 --compute-dtype auto;"
+            "--quantization int4 --compute-dtype auto")
 
 
 def text_of(path):
@@ -59,8 +63,8 @@ def main():
     text, source = text_of(args.text)
     with tempfile.TemporaryDirectory(prefix="shardline-perplexity.") as directory:
         if args.model is None:
-            write_smollm2_directory(smollm2(), directory)
-        print(f"{args.model or 'SmolLM2-135M-Instruct'}; {source}, SHA-256 "
+            write_smollm2_directory(smollm2(), directory, off_grid=True)
+        print(f"{args.model or 'SmolLM2-135M-Instruct, rescaled'}; {source}, SHA-256 "
               f"{hashlib.sha256(text.encode()).hexdigest()[:16]}")
         base = None
         for variant in args.variants.split(";"):

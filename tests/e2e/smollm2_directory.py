@@ -47,8 +47,40 @@ def write_safetensors(path, tensors):
             file.write(np.ascontiguousarray(values, "<f4").data)
 
 
-def write_smollm2_directory(gguf_path, directory):
-    """Some 540 MB."""
+def rescale(weights, heads, kv_heads):
+    """The same function with other weights: columns of each matrix are scaled at random and what
+    comes before, a norm or the rows of another matrix, by the inverse. What lay on the grid of a
+    quantised file does not lie on any grid afterwards."""
+    random = np.random.default_rng(1)
+
+    def scales(count):
+        return np.exp(random.uniform(-0.25, 0.25, count)).astype(np.float32)
+
+    layers = 1 + max(int(name.split(".")[2]) for name in weights if ".layers." in name)
+    for layer in range(layers):
+        def weight(part):
+            return weights[f"model.layers.{layer}.{part}.weight"]
+
+        for norm, users in (("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj",
+                                                 "self_attn.v_proj")),
+                            ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj"))):
+            scale = scales(weight(norm).size)
+            weight(norm)[...] /= scale
+            for user in users:
+                weight(user)[...] *= scale
+        values = weight("self_attn.v_proj")
+        scale = scales(values.shape[0])
+        values *= scale[:, None]
+        # A KV head's values go to each of its query heads.
+        of_heads = np.repeat(scale.reshape(kv_heads, -1), heads // kv_heads, axis=0)
+        weight("self_attn.o_proj")[...] /= of_heads.reshape(-1)
+        scale = scales(weight("mlp.up_proj").shape[0])
+        weight("mlp.up_proj")[...] *= scale[:, None]
+        weight("mlp.down_proj")[...] /= scale
+
+
+def write_smollm2_directory(gguf_path, directory, off_grid=False):
+    """Some 540 MB. `off_grid`: with weights of the same function that no 4 bits hold (rescale)."""
     directory = pathlib.Path(directory)
     reader = gguf.GGUFReader(gguf_path)
 
@@ -78,13 +110,18 @@ def write_smollm2_directory(gguf_path, directory):
     with gzip.open(GOLDEN / "smollm2" / "tokenizer.json.gz") as file:
         (directory / "tokenizer.json").write_bytes(file.read())
 
-    shards = [{} for _ in range(SHARDS)]
-    for index, tensor in enumerate(reader.tensors):
+    weights = {}
+    for tensor in reader.tensors:
         weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         for part, count in (("attn_q", heads), ("attn_k", kv_heads)):
             if tensor.name.endswith(f".{part}.weight"):
                 weight = in_halves(weight, count)
-        shards[index * SHARDS // len(reader.tensors)][hugging_face_name(tensor.name)] = weight
+        weights[hugging_face_name(tensor.name)] = weight
+    if off_grid:
+        rescale(weights, heads, kv_heads)
+    shards = [{} for _ in range(SHARDS)]
+    for index, (name, weight) in enumerate(weights.items()):
+        shards[index * SHARDS // len(weights)][name] = weight
     places = {}
     for index, shard in enumerate(shards):
         name = f"model-{index + 1:05}-of-{SHARDS:05}.safetensors"
