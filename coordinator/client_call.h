@@ -42,6 +42,8 @@ class ClientCall : public RequestReader, public std::enable_shared_from_this<Cli
   /// From now on the client has something to take; from `Taken` on it has not.
   void Offer() { offered_since_ = std::chrono::steady_clock::now(); }
   void Taken() { offered_since_.reset(); }
+  /// See OpenCalls.
+  void AwaitWrites() { calls_.AwaitWrites(); }
   /// Runs `act` with the request's lock held.
   template <typename Act>
   void WithLock(const Act& act) {

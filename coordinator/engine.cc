@@ -47,17 +47,17 @@ void Engine::Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink) {
   Post([this, request = std::move(request), sink = std::move(sink),
         submitted = Clock::now()]() mutable {
     if (!accepting_) {
-      return Reject(*sink, absl::UnavailableError("the server is shutting down"));
+      return Reject(std::move(sink), absl::UnavailableError("the server is shutting down"));
     }
     if (!request.accepted_before && scheduler_.accepting_replicas() == 0) {
-      return Reject(
-          *sink, absl::UnavailableError("no replica serves now: its ranks are attaching, loading, "
-                                        "draining, or were lost; `shardline status` tells which"));
+      return Reject(std::move(sink), absl::UnavailableError(
+                                         "no replica serves now: its ranks are attaching, loading, "
+                                         "draining, or were lost; `shardline status` tells which"));
     }
     const uint64_t id = request.id;
     const int prompt_tokens = static_cast<int>(request.prompt.size());
     const absl::Status added = scheduler_.Add(std::move(request));
-    if (!added.ok()) return Reject(*sink, added);
+    if (!added.ok()) return Reject(std::move(sink), added);
     counters_.accepted += 1;
     counters_.prompt_tokens += prompt_tokens;
     requests_[id] = {.sink = std::move(sink), .submitted = submitted};
@@ -65,9 +65,9 @@ void Engine::Submit(SequenceRequest request, std::shared_ptr<TokenSink> sink) {
   });
 }
 
-void Engine::Reject(TokenSink& sink, const absl::Status& status) {
+void Engine::Reject(std::shared_ptr<TokenSink> sink, const absl::Status& status) {
   counters_.rejected += 1;
-  sink.OnError(status);
+  news_.push_back({std::move(sink), status});
 }
 
 void Engine::Abort(uint64_t id, absl::Status reason) {
@@ -81,7 +81,7 @@ void Engine::Abort(uint64_t id, absl::Status reason) {
     } else {
       counters_.cancelled += 1;
       TellEnd(found->second, RequestEnd::kAbort);
-      found->second.sink->OnError(reason);
+      news_.push_back({found->second.sink, reason});
     }
     requests_.erase(found);
   });
@@ -93,7 +93,7 @@ void Engine::AbortAll(absl::Status reason) {
       scheduler_.Abort(id);
       counters_.cancelled += 1;
       TellEnd(request, RequestEnd::kAbort);
-      request.sink->OnError(reason);
+      news_.push_back({request.sink, reason});
     }
     requests_.clear();
   });
@@ -142,17 +142,13 @@ void Engine::StepDone(v1::StepResult result) {
       const auto found = requests_.find(event.id);
       counters_.generated_tokens += 1;
       TellToken(found->second);
-      if (event.finished) {
-        // Out of the map first: the sink may submit or abort.
-        const Request request = std::move(found->second);
-        requests_.erase(found);
-        counters_.finished += 1;
-        TellEnd(request,
-                *event.finished == FinishReason::kStop ? RequestEnd::kStop : RequestEnd::kLength);
-        request.sink->OnToken(std::move(event));
-      } else {
-        found->second.sink->OnToken(std::move(event));
-      }
+      const std::optional<FinishReason> finished = event.finished;
+      news_.push_back({found->second.sink, std::move(event)});
+      if (!finished) continue;
+      counters_.finished += 1;
+      TellEnd(found->second,
+              *finished == FinishReason::kStop ? RequestEnd::kStop : RequestEnd::kLength);
+      requests_.erase(found);
     }
   });
 }
@@ -169,6 +165,20 @@ void Engine::SendPlans() {
       planned = true;
     }
   }
+}
+
+void Engine::TellSinks() {
+  if (news_.empty()) return;
+  options_.around_news([this] {
+    for (News& news : news_) {
+      if (TokenEvent* const token = std::get_if<TokenEvent>(&news.what)) {
+        news.sink->OnToken(std::move(*token));
+      } else {
+        news.sink->OnError(std::get<absl::Status>(news.what));
+      }
+    }
+  });
+  news_.clear();
 }
 
 void Engine::TellAdmitted() {
@@ -266,6 +276,7 @@ void Engine::Run() {
     CountActiveTime();
     UpdateServing();
     PublishSnapshot();
+    TellSinks();
   }
   for (const auto& [id, request] : requests_) {
     request.sink->OnError(absl::CancelledError("the server has shut down"));

@@ -9,8 +9,10 @@
 #include <optional>
 #include <thread>
 #include <unordered_map>
+#include <variant>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "coordinator/request_observer.h"
 #include "coordinator/scheduler.h"
@@ -45,6 +47,8 @@ struct EngineOptions {
   /// Hears, on the engine thread, whether requests can be answered now, each time that changes: a
   /// replica takes requests, and steps that it was given come back. False at first.
   std::function<void(bool)> on_serving = [](bool) {};
+  /// Runs what tells sinks all the news of a turn, on the engine thread.
+  std::function<void(absl::FunctionRef<void()>)> around_news = [](auto tell) { tell(); };
   /// May be null; must outlive the engine.
   RequestObserver* observer = nullptr;
 };
@@ -133,7 +137,16 @@ class Engine {
     std::optional<Clock::time_point> last_token;
   };
 
+  /// What a sink is to hear: a token, or the end that came instead.
+  struct News {
+    std::shared_ptr<TokenSink> sink;
+    std::variant<TokenEvent, absl::Status> what;
+  };
+
   void SendPlans();
+  /// Sinks hear what the turn's events brought, in order. After the plans: telling clients takes
+  /// longer than planning, and ranks may be waiting.
+  void TellSinks();
   void TellAdmitted();
   void TellToken(Request& request);
   void TellEnd(const Request& request, RequestEnd end);
@@ -149,7 +162,7 @@ class Engine {
   /// When something must be looked at though nothing was posted.
   std::optional<Clock::time_point> NextDeadline() const;
   void UpdateServing();
-  void Reject(TokenSink& sink, const absl::Status& status);
+  void Reject(std::shared_ptr<TokenSink> sink, const absl::Status& status);
   void PublishSnapshot();
 
   const EngineOptions options_;
@@ -170,6 +183,7 @@ class Engine {
   bool accepting_ = true;
   bool serving_ = false;
   EngineSnapshot counters_;
+  std::vector<News> news_;  // of this turn
 
   std::thread thread_;  // last: starts when all else is there
 };

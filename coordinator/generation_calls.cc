@@ -120,6 +120,7 @@ class StreamCall : public ClientCall {
   }
 
   void Written(bool ok) {
+    AwaitWrites();
     WithLock([&](const ActiveRequest& request) {
       writing_ = false;
       Taken();

@@ -156,8 +156,7 @@ int main(int argc, char** argv) {
   spdlog::info("model {}: waiting for {} x {} ranks", (*server)->model_name(), config.replicas,
                config.layout.world());
 
-  const timespec tick{
-      0, std::chrono::nanoseconds(shardline::coordinator::Replica::kHeartbeat).count()};
+  const timespec tick{0, std::chrono::nanoseconds(shardline::coordinator::Replica::kTick).count()};
   while (true) {
     const int signal = sigtimedwait(&stop_signals, nullptr, &tick);
     if (signal == SIGINT || signal == SIGTERM) break;

@@ -77,7 +77,7 @@ absl::StatusOr<parallel::Layout> Replica::LayoutOf(const v1::Hello& hello) const
 }
 
 bool Replica::IsLost(const Rank& rank) const {
-  const auto silence = rank.silent_beats * kHeartbeat;
+  const auto silence = rank.silent_beats * kTick;
   const auto most = options_.heartbeat_timeout.count() > 0 ? options_.heartbeat_timeout : kSilence;
   return silence > most || (silence > kSilenceOfAStoppedProcess &&
                             rank.status.host() == ThisHost() && IsStopped(rank.status.pid()));
@@ -347,7 +347,7 @@ void Replica::CheckTimeouts() {
     if (!IsLost(rank)) continue;
     return LoseLocked(absl::DeadlineExceededError(
         absl::StrCat("rank ", i, " (pid ", rank.status.pid(), " on ", rank.status.host(),
-                     ") is silent for ", rank.silent_beats * kHeartbeat.count() / 1e3,
+                     ") is silent for ", rank.silent_beats * kTick.count() / 1e3,
                      " s (--heartbeat-timeout): it is stopped, or its host or network is gone")));
   }
   if (state_ == v1::REPLICA_STATE_WAITING && AttachedLocked() > 0 &&

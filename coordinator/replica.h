@@ -47,8 +47,8 @@ struct ReplicaOptions {
 /// and the next life (epoch) begins with the ranks of the next launch. Thread-safe.
 class Replica : public std::enable_shared_from_this<Replica> {
  public:
-  /// How often a rank says that it is alive, and CheckTimeouts is to be called.
-  static constexpr std::chrono::milliseconds kHeartbeat{100};
+  /// How often CheckTimeouts is to be called. (Ranks say half as often that they are alive.)
+  static constexpr std::chrono::milliseconds kTick{100};
 
   /// `engine` must outlive the replica.
   Replica(ReplicaOptions options, Engine& engine);

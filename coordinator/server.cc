@@ -36,6 +36,9 @@ constexpr int kDefaultMaxModelLen = 8192;
 constexpr int kMaxReplicas = 256;
 // An engine that takes nothing in for so long will not do so again.
 constexpr std::chrono::seconds kEngineStuck(10);
+// Between two looks at what is measured in seconds: requests that nobody reads, the engine's life.
+constexpr int kTicksOfARound = 5;
+constexpr int kReceiveWindow = 256 << 10;  // bytes, of a stream
 // The health service's name for «the coordinator works», with or without replicas.
 constexpr char kLiveness[] = "liveness";
 // What a scrape waits for ranks to say how their experts were used.
@@ -208,6 +211,9 @@ class GrpcServer : public Server {
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    // As in security::OpenChannel; a large prompt from afar then needs a window that is not small.
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kReceiveWindow);
     BoundConnections(config_, !tokens_.empty(), builder);
     builder.AddListeningPort(config_.listen, credentials_, &port_);
     builder.RegisterService(generation_.get());
@@ -241,6 +247,7 @@ class GrpcServer : public Server {
   const std::string& model_name() const override { return served_.name; }
   void Tick() override {
     replicas_.CheckTimeouts();
+    if (++ticks_ % kTicksOfARound != 0) return;
     requests_.Tick(config_.stalled_reader_timeout);
     SetHealth(kLiveness, engine_.Turns(kEngineStuck));
   }
@@ -273,6 +280,7 @@ class GrpcServer : public Server {
     options.step_timeout = config_.step_timeout;
     options.observer = metrics_.get();
     options.on_serving = [this](bool serving) { SetServing(serving); };
+    options.around_news = [this](absl::FunctionRef<void()> tell) { calls_.Write(tell); };
     return options;
   }
 
@@ -322,12 +330,13 @@ class GrpcServer : public Server {
   bool stopping_ = false;
   std::unique_ptr<grpc::Server> server_;
   const std::unique_ptr<Metrics> metrics_ = Metrics::Create(served_.name);
-  Engine engine_;  // its thread sets the health
   OpenCalls calls_;
+  Engine engine_;  // its thread sets the health, and writes to the calls
   ReplicaSet replicas_;
   RequestTable requests_;
   std::unique_ptr<grpc::Service> generation_, admin_, worker_;
   int port_ = 0;
+  int64_t ticks_ = 0;
 };
 
 }  // namespace

@@ -60,7 +60,7 @@ class Server {
   /// The port that is listened on.
   virtual int port() const = 0;
   virtual const std::string& model_name() const = 0;
-  /// To be called every Replica::kHeartbeat: notices ranks that are silent or never attach.
+  /// To be called every Replica::kTick: notices ranks that are silent or never attach.
   virtual void Tick() = 0;
   /// Stops accepting, reports NOT_SERVING, lets what runs finish within the drain timeout (or at
   /// once when `now`), lets the ranks go and stops listening.

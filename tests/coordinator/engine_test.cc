@@ -83,6 +83,63 @@ TEST(EngineTest, AnswersArrive) {
   EXPECT_EQ(engine.Snapshot().replicas.at(0).load.blocks_used, 0);
 }
 
+/// Counts plans; the test answers them.
+class CountingLink : public ReplicaLink {
+ public:
+  void SendStep(const v1::StepPlan& plan) override {
+    std::lock_guard lock(mutex_);
+    results_.push_back(worker_.Run(plan));
+    sent_ += 1;
+    changed_.notify_all();
+  }
+  void Fail(const absl::Status& /*reason*/) override {}
+  /// Once so many plans were sent in all: the result of plan `index`.
+  v1::StepResult ResultOf(size_t index, int sent) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return sent_ >= sent; });
+    return results_[index];
+  }
+  int sent() {
+    std::lock_guard lock(mutex_);
+    return sent_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  ModelWorker worker_{64, 100, 16, 1};
+  std::vector<v1::StepResult> results_;
+  int sent_ = 0;
+};
+
+TEST(EngineTest, TheNextPlanIsSentBeforeTokensAreDelivered) {
+  struct Sink : TokenSink {
+    explicit Sink(CountingLink& link) : link(link) {}
+    void OnToken(TokenEvent) override { sent.set_value(link.sent()); }
+    void OnError(const absl::Status&) override {}
+    CountingLink& link;
+    std::promise<int> sent;
+  };
+  const auto link = std::make_shared<CountingLink>();
+  const auto sink = std::make_shared<Sink>(*link);
+  int around = 0;
+  EngineOptions options;
+  options.around_news = [&](absl::FunctionRef<void()> tell) {
+    ++around;
+    tell();
+  };
+  Engine engine(options);
+  engine.ReplicaReady(link, kCapacity, 1);
+  SequenceRequest request = MakeRequest(engine, 20);
+  const uint64_t id = request.id;
+  engine.Submit(std::move(request), sink);
+  // Two plans run ahead; the first's result makes room for the third.
+  engine.StepDone(link->ResultOf(0, 2));
+  EXPECT_EQ(sink->sent.get_future().get(), 3);
+  EXPECT_EQ(around, 1);
+  engine.Abort(id, absl::OkStatus());
+}
+
 TEST(EngineTest, RefusesWithoutAReplica) {
   Engine engine({});
   auto collector = std::make_shared<Collector>();
