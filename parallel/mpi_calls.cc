@@ -3,10 +3,13 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <array>
 #include <climits>
+#include <cstring>
 #include <string>
 #include <thread>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 
 namespace shardline::parallel {
@@ -86,7 +89,15 @@ void Patience::Doze(std::chrono::microseconds longest_nap) {
   std::this_thread::sleep_for(std::max(kShortestNap, std::min(longest_nap, waited / 64)));
 }
 
-absl::Status ReceiveMessage(MPI_Comm comm, std::span<std::byte> data, int from, int tag) {
+namespace {
+
+absl::Status WrongSize(int from, int tag, size_t size, size_t expected) {
+  return absl::InternalError(absl::StrCat("message from rank ", from, " with tag ", tag, ": ", size,
+                                          " bytes, expected ", expected));
+}
+
+/// The size of what came; it is received when that is data.size().
+absl::StatusOr<size_t> ReceiveWhole(MPI_Comm comm, std::span<std::byte> data, int from, int tag) {
   // Probing first tells when the message has arrived, from when on only polling is fast, and its
   // size.
   Patience arrival;
@@ -100,10 +111,7 @@ absl::Status ReceiveMessage(MPI_Comm comm, std::span<std::byte> data, int from, 
     arrival.Doze(std::chrono::milliseconds(1));
   }
   const size_t size = MessageSize(status);
-  if (size != data.size()) {
-    return absl::InternalError(absl::StrCat("message from rank ", from, " with tag ", tag, ": ",
-                                            size, " bytes, expected ", data.size()));
-  }
+  if (size != data.size()) return size;
   const MpiBytes bytes(size);
   MPI_Request request = MPI_REQUEST_NULL;
   int code = MPI_Imrecv(data.data(), bytes.count(), bytes.type(), &message, &request);
@@ -113,7 +121,36 @@ absl::Status ReceiveMessage(MPI_Comm comm, std::span<std::byte> data, int from, 
     if (done != 0) break;
     transfer.Yield();
   }
-  return FromMpi(code, "MPI_Imrecv");
+  if (code != MPI_SUCCESS) return FromMpi(code, "MPI_Imrecv");
+  return size;
+}
+
+}  // namespace
+
+absl::Status ReceiveMessage(MPI_Comm comm, std::span<std::byte> data, int from, int tag) {
+  const size_t size = data.size();
+  if (!TravelsInPieces(size)) {
+    const absl::StatusOr<size_t> came = ReceiveWhole(comm, data, from, tag);
+    if (!came.ok()) return came.status();
+    return *came == size ? absl::OkStatus() : WrongSize(from, tag, *came, size);
+  }
+  std::array<std::byte, kPieceBytes> first;
+  absl::StatusOr<size_t> came = ReceiveWhole(comm, first, from, tag);
+  if (!came.ok()) return came.status();
+  if (*came != first.size()) return WrongSize(from, tag, *came, size);
+  uint64_t whole = 0;
+  std::memcpy(&whole, first.data(), sizeof(whole));
+  if (whole != size) return WrongSize(from, tag, whole, size);
+  size_t at = first.size() - sizeof(whole);
+  std::memcpy(data.data(), first.data() + sizeof(whole), at);
+  while (at < size) {
+    const std::span<std::byte> piece = data.subspan(at, std::min(kPieceBytes, size - at));
+    came = ReceiveWhole(comm, piece, from, tag);
+    if (!came.ok()) return came.status();
+    if (*came != piece.size()) return WrongSize(from, tag, *came, piece.size());
+    at += piece.size();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Requests::Send(MPI_Comm comm, std::span<const std::byte> data, int to, int tag) {

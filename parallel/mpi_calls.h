@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -52,6 +53,17 @@ class Patience {
   int polls_ = 0;
   std::chrono::steady_clock::time_point start_;  // of the wait, set at the first clock reading
 };
+
+/// A message from one rank to another (MpiOutbox, ReceiveMessage) travels in pieces of so many
+/// bytes when it has as many, and not more than kMostPieces: each is gone with the call that sends
+/// it. OpenMPI's shared memory does that up to 4 KiB, its header included; a larger message moves
+/// only while its sender is inside MPI, and one that computes is so only when a thread of it finds
+/// a core. The first piece begins with the message's size (uint64_t).
+inline constexpr size_t kPieceBytes = 4000;
+inline constexpr size_t kMostPieces = 128;
+constexpr bool TravelsInPieces(size_t size) {
+  return size >= kPieceBytes && size + sizeof(uint64_t) <= kMostPieces * kPieceBytes;
+}
 
 /// Waits for a message of exactly data.size() bytes; another size is kInternal.
 absl::Status ReceiveMessage(MPI_Comm comm, std::span<std::byte> data, int from, int tag);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
 namespace shardline::parallel {
@@ -21,23 +20,43 @@ absl::Status MpiOutbox::Send(std::span<const std::byte> data, int to, int tag) {
   std::unique_lock lock(mutex_);
   if (under_way_ > 0) CollectSent();
   if (!failure_.ok()) return failure_;
-  const size_t slot = FreeBuffer(data.size());
-  std::byte* buffer = buffers_[slot].bytes.get();
-  if (!data.empty()) std::memcpy(buffer, data.data(), data.size());
-  const MpiBytes bytes(data.size());
-  MPI_Request* request = &requests_[slot];
-  failure_ =
-      FromMpi(MPI_Isend(buffer, bytes.count(), bytes.type(), to, tag, comm_, request), "MPI_Isend");
-  if (!failure_.ok()) return failure_;
-  // A short message is gone already.
-  int done = 0;
-  failure_ = FromMpi(MPI_Test(request, &done, MPI_STATUS_IGNORE), "MPI_Test");
-  if (!failure_.ok() || done != 0) return failure_;
-  ++under_way_;
-  ++sends_;
+  const uint64_t sends = sends_;
+  if (TravelsInPieces(data.size())) {
+    const uint64_t size = data.size();
+    const std::span<const std::byte> head = std::as_bytes(std::span(&size, 1));
+    const size_t first = kPieceBytes - head.size();
+    failure_ = SendWhole(head, data.first(first), to, tag);
+    for (size_t at = first; at < data.size() && failure_.ok(); at += kPieceBytes) {
+      failure_ = SendWhole({}, data.subspan(at, std::min(kPieceBytes, data.size() - at)), to, tag);
+    }
+  } else {
+    failure_ = SendWhole({}, data, to, tag);
+  }
+  if (!failure_.ok() || sends == sends_) return failure_;
   if (!driver_.joinable()) driver_ = std::thread([this] { Drive(); });
   lock.unlock();
   changed_.notify_one();
+  return absl::OkStatus();
+}
+
+absl::Status MpiOutbox::SendWhole(std::span<const std::byte> head, std::span<const std::byte> data,
+                                  int to, int tag) {
+  const size_t size = head.size() + data.size();
+  const size_t slot = FreeBuffer(size);
+  std::byte* buffer = buffers_[slot].bytes.get();
+  std::copy(head.begin(), head.end(), buffer);
+  std::copy(data.begin(), data.end(), buffer + head.size());
+  const MpiBytes bytes(size);
+  MPI_Request* request = &requests_[slot];
+  absl::Status sent =
+      FromMpi(MPI_Isend(buffer, bytes.count(), bytes.type(), to, tag, comm_, request), "MPI_Isend");
+  if (!sent.ok()) return sent;
+  // A short message is gone already.
+  int done = 0;
+  sent = FromMpi(MPI_Test(request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+  if (!sent.ok() || done != 0) return sent;
+  ++under_way_;
+  ++sends_;
   return absl::OkStatus();
 }
 

@@ -14,8 +14,8 @@
 
 namespace shardline::parallel {
 
-/// Buffered sends of one communicator: copies each message to a buffer of its own, which is used
-/// again once MPI has sent it.
+/// Buffered sends of one communicator: copies each message, or each piece of it (TravelsInPieces),
+/// to a buffer of its own, which is used again once MPI has sent it.
 ///
 /// A message over the transport's eager limit moves only while the *sender* is inside MPI too, and
 /// a rank that has sent its hidden state may sit in gRPC until the next step, which may be waiting
@@ -38,7 +38,9 @@ class MpiOutbox {
   bool Close();
 
  private:
-  /// With mutex_ held, these two.
+  /// With mutex_ held, these three.
+  absl::Status SendWhole(std::span<const std::byte> head, std::span<const std::byte> data, int to,
+                         int tag);
   void CollectSent();
   size_t FreeBuffer(size_t size);
   void Drive();

@@ -35,6 +35,29 @@ TEST(MpiCommunicatorFailure, AnotherSizeIsInternal) {
   status = (*group)->Receive(std::span(data, 32), (*group)->rank(), 0);
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_NE(status.message().find("64 bytes, expected 32"), std::string::npos) << status;
+  std::vector<std::byte> large(40000);  // travels in pieces
+  ASSERT_TRUE((*group)->Send(std::span(large).first(36000), (*group)->rank(), 1).ok());
+  status = (*group)->Receive(large, (*group)->rank(), 1);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_NE(status.message().find("36000 bytes, expected 40000"), std::string::npos) << status;
+}
+
+// Around the sizes from which on, and up to which, messages travel in pieces.
+TEST(MpiCommunicatorTest, MessagesOfAnySizeArriveWhole) {
+  const int to = (world->rank() + 1) % world->size();
+  const int from = (world->rank() + world->size() - 1) % world->size();
+  const auto byte = [](int rank, size_t size, size_t i) {
+    return static_cast<std::byte>((rank * 31 + size * 7 + i * 13 + i / 256) & 255);
+  };
+  for (const size_t size : {3999, 4000, 4001, 7991, 7992, 7993, 36864, 511991, 511992, 511993}) {
+    std::vector<std::byte> sent(size), received(size);
+    for (size_t i = 0; i < size; ++i) sent[i] = byte(world->rank(), size, i);
+    ASSERT_TRUE(world->Send(sent, to, 2).ok());
+    ASSERT_TRUE(world->Receive(received, from, 2).ok());
+    for (size_t i = 0; i < size; ++i) {
+      ASSERT_EQ(received[i], byte(from, size, i)) << size << " bytes, at " << i;
+    }
+  }
 }
 
 TEST(MpiCommunicatorFailure, WrongArgumentsAreInternal) {
