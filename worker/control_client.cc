@@ -15,11 +15,14 @@
 namespace shardline::worker {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 class GrpcControlClient : public ControlClient {
  public:
   explicit GrpcControlClient(std::shared_ptr<grpc::Channel> channel)
       : stub_(v1::WorkerControl::NewStub(std::move(channel))),
         stream_(stub_->Attach(&context_)),
+        writer_([this] { WriteAll(); }),
         reader_([this] { ReadAll(); }) {}
 
   ~GrpcControlClient() override {
@@ -29,28 +32,22 @@ class GrpcControlClient : public ControlClient {
       closing_ = true;
     }
     changed_.notify_all();
+    EndWrites();
     reader_.join();
-    if (heart_.joinable()) heart_.join();
+    writer_.join();
   }
 
   void StartHeartbeat(std::function<v1::Heartbeat()> beat) override {
-    heart_ = std::thread([this, beat = std::move(beat)] {
-      v1::WorkerMessage message;
-      while (true) {
-        {
-          std::unique_lock lock(mutex_);
-          if (changed_.wait_for(lock, kHeartbeat, [this] { return ended_; })) return;
-        }
-        *message.mutable_heartbeat() = beat();
-        if (!Send(message).ok()) return;
-      }
-    });
+    std::lock_guard lock(write_mutex_);
+    beat_ = std::move(beat);
+    next_beat_ = Clock::now() + kHeartbeat;
+    to_write_.notify_one();
   }
 
-  absl::Status Send(const v1::WorkerMessage& message) override {
+  void Send(v1::WorkerMessage message) override {
     std::lock_guard lock(write_mutex_);
-    if (stream_->Write(message)) return absl::OkStatus();
-    return absl::UnavailableError("the stream to the coordinator is broken");
+    outgoing_.push_back(std::move(message));
+    to_write_.notify_one();
   }
 
   absl::StatusOr<v1::CoordinatorMessage> Next() override {
@@ -77,10 +74,7 @@ class GrpcControlClient : public ControlClient {
   }
 
   void Close() override {
-    {
-      std::lock_guard lock(write_mutex_);
-      stream_->WritesDone();
-    }
+    EndWrites();
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, std::chrono::seconds(2), [this] { return ended_; });
   }
@@ -92,6 +86,40 @@ class GrpcControlClient : public ControlClient {
     v1::CoordinatorMessage message = std::move(messages_.front());
     messages_.pop_front();
     return message;
+  }
+
+  void EndWrites() {
+    std::lock_guard lock(write_mutex_);
+    writes_end_ = true;
+    to_write_.notify_one();
+  }
+
+  /// A write waits for gRPC's threads, which on a busy host may take a millisecond to get a core: a
+  /// rank that has a result goes on with the next step meanwhile.
+  void WriteAll() {
+    std::unique_lock lock(write_mutex_);
+    while (true) {
+      const auto due = [this] { return writes_end_ || !outgoing_.empty(); };
+      if (beat_) {
+        to_write_.wait_until(lock, next_beat_, due);
+      } else {
+        to_write_.wait(lock, [&] { return due() || beat_; });
+      }
+      if (outgoing_.empty() && writes_end_) break;
+      if (beat_ && Clock::now() >= next_beat_) {
+        *outgoing_.emplace_back().mutable_heartbeat() = beat_();
+        next_beat_ = Clock::now() + kHeartbeat;
+      }
+      while (!outgoing_.empty()) {
+        const v1::WorkerMessage message = std::move(outgoing_.front());
+        outgoing_.pop_front();
+        lock.unlock();
+        const bool written = stream_->Write(message);
+        lock.lock();
+        if (!written) return;  // the stream is over; Next() tells why
+      }
+    }
+    stream_->WritesDone();
   }
 
   void ReadAll() {
@@ -128,7 +156,13 @@ class GrpcControlClient : public ControlClient {
   std::unique_ptr<v1::WorkerControl::Stub> stub_;
   std::unique_ptr<grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>> stream_;
 
-  std::mutex write_mutex_;  // one write at a time
+  std::mutex write_mutex_;
+  // Guarded by write_mutex_.
+  std::condition_variable to_write_;
+  std::deque<v1::WorkerMessage> outgoing_;
+  std::function<v1::Heartbeat()> beat_;  // empty: none yet
+  Clock::time_point next_beat_;
+  bool writes_end_ = false;
 
   std::mutex mutex_;
   // Guarded by mutex_.
@@ -139,8 +173,8 @@ class GrpcControlClient : public ControlClient {
   bool ended_ = false;
   bool closing_ = false;
 
-  std::thread heart_;
-  std::thread reader_;  // last: reads all of the above
+  std::thread writer_;
+  std::thread reader_;  // these last: they use all of the above
 };
 
 }  // namespace

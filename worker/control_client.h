@@ -15,7 +15,7 @@
 namespace shardline::worker {
 
 /// One rank's stream to the coordinator (WorkerControl.Attach). Next is for one thread; incoming
-/// messages are read ahead by another. Send is thread-safe.
+/// messages are read ahead by another, outgoing ones written by a third. Send is thread-safe.
 class ControlClient {
  public:
   /// Connects to `address`, trying again until `timeout` has passed. kUnavailable naming the
@@ -25,11 +25,11 @@ class ControlClient {
       std::chrono::seconds timeout);
   virtual ~ControlClient() = default;
 
-  /// kUnavailable when the stream is broken; Next() tells why.
-  virtual absl::Status Send(const v1::WorkerMessage& message) = 0;
-  /// From now on until the stream ends, sends what `beat` makes every kHeartbeat, from a thread of
-  /// its own: so it tells that the process runs, whatever the rank does.
-  static constexpr std::chrono::milliseconds kHeartbeat{100};
+  /// Returns at once. A stream that is broken, and takes nothing, shows at Next().
+  virtual void Send(v1::WorkerMessage message) = 0;
+  /// From now on until the stream ends, sends what `beat` makes every kHeartbeat, from the writing
+  /// thread: so it tells that the process runs, whatever the rank does.
+  static constexpr std::chrono::milliseconds kHeartbeat{200};
   virtual void StartHeartbeat(std::function<v1::Heartbeat()> beat) = 0;
   /// Waits for the coordinator's next message. At the stream's end: the status it ended with, never
   /// OK.
@@ -45,7 +45,8 @@ class ControlClient {
   static constexpr size_t kKeptPlans = 256;
   /// Before the first Next().
   virtual void NotifyEnd(OnEnd on_end) = 0;
-  /// Says that nothing more will be sent and waits for the coordinator to close, briefly.
+  /// Writes what was sent, says that nothing more will be, and waits for the coordinator to close,
+  /// briefly.
   virtual void Close() = 0;
 };
 

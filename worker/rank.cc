@@ -145,7 +145,7 @@ class Rank {
   absl::Status RunAttached() {
     const absl::StatusOr<v1::WorkerMessage> hello = Hello();
     if (!hello.ok()) return hello.status();
-    client_->Send(*hello).IgnoreError();  // Next() tells why; so with all that is sent
+    client_->Send(*hello);
     client_->StartHeartbeat([this] {
       v1::Heartbeat beat;
       beat.set_busy_microseconds(busy_microseconds_);
@@ -186,7 +186,7 @@ class Rank {
     }
     v1::WorkerMessage failure;
     failure.mutable_failure()->set_message(std::string(status.message()));
-    client_->Send(failure).IgnoreError();
+    client_->Send(std::move(failure));
     client_->Close();
     return status;
   }
@@ -343,7 +343,7 @@ class Rank {
     v1::WorkerMessage message;
     message.mutable_progress()->set_bytes_loaded(loaded);
     message.mutable_progress()->set_bytes_total(total);
-    client_->Send(message).IgnoreError();  // a broken stream shows at the next Next()
+    client_->Send(std::move(message));
   }
 
   absl::Status ReportLoaded(double seconds) {
@@ -364,7 +364,7 @@ class Rank {
     message.mutable_loaded()->set_kv_blocks(static_cast<uint32_t>(kv_blocks_));
     message.mutable_loaded()->set_weight_bytes(weight_bytes_);
     message.mutable_loaded()->set_seconds(seconds);
-    client_->Send(message).IgnoreError();
+    client_->Send(std::move(message));
     return absl::OkStatus();
   }
 
@@ -372,7 +372,7 @@ class Rank {
     v1::WorkerMessage message;
     message.mutable_ready();
     said_ready_ = true;
-    client_->Send(message).IgnoreError();
+    client_->Send(std::move(message));
     return absl::OkStatus();
   }
 
@@ -449,7 +449,7 @@ class Rank {
     if (!*result || shard_.place.tp != 0 || shard_.place.dp != 0) return absl::OkStatus();
     v1::WorkerMessage message;
     *message.mutable_result() = *std::move(*result);
-    client_->Send(message).IgnoreError();  // Next() tells why: a Shutdown may have come meanwhile
+    client_->Send(std::move(message));
     return absl::OkStatus();
   }
 
@@ -473,7 +473,7 @@ class Rank {
     v1::RankExpertLoad& report = *message.mutable_expert_load();
     report = *std::move(load);
     report.set_query(query);
-    client_->Send(message).IgnoreError();  // as for a step's result
+    client_->Send(std::move(message));
     return absl::OkStatus();
   }
 

@@ -38,10 +38,7 @@ class ScriptedClient final : public ControlClient {
     if (reader_.joinable()) reader_.join();
   }
 
-  absl::Status Send(const WorkerMessage& message) override {
-    said_.sent.push_back(message);
-    return absl::OkStatus();
-  }
+  void Send(WorkerMessage message) override { said_.sent.push_back(std::move(message)); }
   void StartHeartbeat(std::function<v1::Heartbeat()> beat) override { beat(); }
   absl::StatusOr<CoordinatorMessage> Next() override {
     const absl::Status end = absl::UnavailableError("the script is over");
