@@ -25,7 +25,21 @@ def cpu_seconds(pid):
                for task in os.listdir(tasks)) / 1e9
 
 
-def real_ranks(stages, *flags):
+def at_beats(cluster):
+    """By rank: (seconds the replica was active, seconds the rank was busy), each as its heartbeat
+    comes, which alone tells of the latter."""
+    seen, found = {}, {}
+    ranks = len(cluster.status().replicas[0].ranks)
+    while len(found) < ranks:
+        replica = cluster.status().replicas[0]
+        for rank in replica.ranks:
+            if seen.setdefault(rank.rank, rank.busy_seconds) != rank.busy_seconds:
+                found.setdefault(rank.rank, (replica.active_seconds, rank.busy_seconds))
+        time.sleep(0.005)
+    return [found[rank] for rank in range(ranks)]
+
+
+def real_ranks(stages, *flags, streams=STREAMS):
     """Decode in steady state: between two looks while all streams run."""
     with Cluster(smollm2(), "--pipeline-parallel-size", stages, "--max-model-len", 1024,
                  *flags) as cluster:
@@ -35,26 +49,28 @@ def real_ranks(stages, *flags):
 
         # The load takes its share of the CPUs that the ranks compute on: a light client.
         load = subprocess.Popen([BIN / "shardline", "bench", "--address", cluster.address,
-                                 "--concurrency", str(STREAMS), "--requests", str(STREAMS),
+                                 "--concurrency", str(streams), "--requests", str(streams),
                                  "--prompt-tokens", "20", "--answer-tokens", str(DECODES)],
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(lambda: cluster.status().counters.generated_tokens > 10 * STREAMS, "tokens", 120)
+        wait_for(lambda: cluster.status().counters.generated_tokens > 10 * streams, "tokens", 120)
+        beats_before = at_beats(cluster)
         first, cpu = cluster.status(), cpu_seconds(pid)
-        wait_for(lambda: cluster.status().counters.generated_tokens > (DECODES - 10) * STREAMS,
+        wait_for(lambda: cluster.status().counters.generated_tokens > (DECODES - 20) * streams,
                  "most tokens", 600, every=0.5)
         last, cpu = cluster.status(), cpu_seconds(pid) - cpu
+        beats_after = at_beats(cluster)
         assert load.wait(120) == 0
         before, after = first.replicas[0], last.replicas[0]
         active = after.active_seconds - before.active_seconds
         steps = after.steps - before.steps
         kind = ", ".join(flag for flag in flags if flag.startswith("--")) or "no journal"
-        print(f"PP={stages}, {STREAMS} streams, {kind}: {steps} steps of {1e3 * active / steps:.2f} ms, "
+        print(f"PP={stages}, {streams} streams, {kind}: {steps} steps of {1e3 * active / steps:.2f} ms, "
               f"{(last.counters.generated_tokens - first.counters.generated_tokens) / active:.0f} "
               f"tokens/s; coordinator CPU {1e6 * cpu / steps:.0f} us a step, "
               f"{100 * cpu / active:.2f} % of it")
-        for was, now in zip(before.ranks, after.ranks):
-            waited = 1 - (now.busy_seconds - was.busy_seconds) / active
-            print(f"  stage {now.stage} waited {100 * waited:.1f} % of the time")
+        for rank, was, now in zip(after.ranks, beats_before, beats_after):
+            waited = 1 - (now[1] - was[1]) / (now[0] - was[0])
+            print(f"  stage {rank.stage} waited {100 * waited:.1f} % of the time")
 
 
 def main():
@@ -82,6 +98,7 @@ def main():
         rank.leave()
     for stages in (1, 2):
         real_ranks(stages)
+    real_ranks(2, streams=2 * STREAMS)
     for more in ((), ("--journal-sync", "true")):
         with tempfile.TemporaryDirectory() as journal:
             real_ranks(1, "--journal", journal, *more)
