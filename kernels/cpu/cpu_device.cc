@@ -17,7 +17,7 @@ constexpr std::align_val_t kAlignment{64};
 constexpr int kMostThreads = 1024;
 // From here on memory is mapped, on huge pages where the system gives them: walking gigabytes of
 // weights through 4 KiB pages costs a good part of the bandwidth.
-constexpr size_t kMapBytes = size_t{4} << 20;
+constexpr size_t kMapBytes = size_t{1} << 20;
 constexpr size_t kHugePage = size_t{2} << 20;
 
 /// Ops have run when they return.
@@ -60,13 +60,13 @@ void FreeMemory(void* data, size_t bytes) {
   }
 }
 
-Scratch::~Scratch() { ::operator delete(data_, kAlignment); }
+Scratch::~Scratch() { FreeMemory(data_, count_ * sizeof(float)); }
 
 float* Scratch::Floats(int64_t count) {
   if (count > count_) {
-    ::operator delete(data_, kAlignment);
-    data_ =
-        static_cast<float*>(::operator new(static_cast<size_t>(count) * sizeof(float), kAlignment));
+    FreeMemory(data_, count_ * sizeof(float));
+    data_ = static_cast<float*>(AllocateMemory(count * sizeof(float)));
+    if (data_ == nullptr) throw std::bad_alloc();  // as operator new
     count_ = count;
   }
   return data_;

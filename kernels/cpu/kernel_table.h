@@ -113,6 +113,6 @@ const KernelTable* Avx2Kernels();
 const KernelTable* Avx512Kernels();
 const KernelTable* Avx512VnniKernels();  // and int8 products
 const KernelTable* Avx512Bf16Kernels();  // and those of bfloat16
-const KernelTable* AmxKernels();         // both on tile registers
+const KernelTable* AmxKernels();         // those of bfloat16 on tile registers
 
 }  // namespace shardline::kernels::cpu

@@ -22,12 +22,12 @@ bool HasF16c() {
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 
-/// Whether the CPU has tiles with products of bfloat16 and int8, and the system lets this process
+/// Whether the CPU has tiles with products of bfloat16, and the system lets this process
 /// use them. The system must be asked; threads started from here on have the permission too.
 bool HasAmx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
-  constexpr unsigned kAll = kBfloat16 | kTile | kInt8;
+  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24;
+  constexpr unsigned kAll = kBfloat16 | kTile;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kAll) != kAll) return false;
   constexpr unsigned kSavesState = 1u << 27;
   if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kSavesState) == 0) return false;

@@ -8,7 +8,7 @@ namespace {
 /// that stores before it may be dropped (GCC 12 does so with a configuration on the stack).
 struct AmxTiles {
   /// Gives the registers their shapes and clears them.
-  static void Configure(const TileShapes& shapes) {
+  static void Configure(int height) {
     struct alignas(64) Palette {
       uint8_t palette = 1;
       uint8_t start_row = 0;
@@ -18,9 +18,8 @@ struct AmxTiles {
     } palette;
     static_assert(sizeof(Palette) == 64);
     for (int tile = 0; tile < 8; ++tile) {
-      const bool x = tile == 4 || tile == 5;
-      palette.row_bytes[tile] = static_cast<uint16_t>(x ? shapes.x_bytes : 64);
-      palette.rows[tile] = static_cast<uint8_t>(tile < 6 ? shapes.height : shapes.w_rows);
+      palette.row_bytes[tile] = 64;
+      palette.rows[tile] = static_cast<uint8_t>(tile < 6 ? height : kTileHeight);
     }
     asm volatile("ldtilecfg %0" : : "m"(palette));
   }
@@ -36,6 +35,14 @@ struct AmxTiles {
   SHARDLINE_INLINE void Load(const void* from, int64_t stride) {
     asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(kTile), "r"(from), "r"(stride) : "memory");
   }
+  /// The same of what is not to stay in the first-level cache.
+  template <int kTile>
+  SHARDLINE_INLINE void LoadPassing(const void* from, int64_t stride) {
+    asm volatile("tileloaddt1 (%1,%2,1), %%tmm%c0"
+                 :
+                 : "i"(kTile), "r"(from), "r"(stride)
+                 : "memory");
+  }
   template <int kTile>
   SHARDLINE_INLINE void Store(void* to, int64_t stride) {
     asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(kTile), "r"(to), "r"(stride) : "memory");
@@ -44,11 +51,6 @@ struct AmxTiles {
   template <int kSum, int kX, int kW>
   SHARDLINE_INLINE void AddBfloat16() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kW));
-  }
-  /// sum += x * w, signed bytes by unsigned ones, in int32.
-  template <int kSum, int kX, int kW>
-  SHARDLINE_INLINE void AddInt8() {
-    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kW));
   }
 };
 

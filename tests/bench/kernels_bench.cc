@@ -224,9 +224,10 @@ int Run(int argc, char** argv) {
   limits = MeasureLimits(*device, cpu_time);
   std::printf(
       "%s\nmemory read %.1f GB/s; float32 FMA %.3f, vdpbf16ps %.3f TFLOP/s; "
-      "vpdpbusd %.3f TOP/s\n",
+      "vpdpbusd %.3f TOP/s; AMX bf16 %.2f TFLOP/s, int8 %.2f TOP/s\n",
       device->Description().c_str(), limits.read_bytes / 1e9, limits.fma_flops / 1e12,
-      limits.bf16_flops / 1e12, limits.int8_ops / 1e12);
+      limits.bf16_flops / 1e12, limits.int8_ops / 1e12, limits.amx_bf16_flops / 1e12,
+      limits.amx_int8_ops / 1e12);
   Register();
   benchmark::RunSpecifiedBenchmarks();
   device.reset();

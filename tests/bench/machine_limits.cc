@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <string>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -130,6 +131,40 @@ __attribute__((target("avx512f,avx512bf16"))) void Bf16() {
   sink = static_cast<uint64_t>(_mm512_cvtss_f32(acc[0]));
 }
 
+/// Four tiles of sums, full ones.
+struct Tiles {
+  Tiles() {
+    struct alignas(64) Palette {
+      uint8_t palette = 1;
+      uint8_t start_row = 0;
+      uint8_t reserved[14] = {};
+      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } palette;
+    asm volatile("ldtilecfg %0" : : "m"(palette));
+  }
+  ~Tiles() { asm volatile("tilerelease"); }
+};
+constexpr double kTileProducts = 16 * 16 * 64;  // of bytes; half as many of bfloat16
+
+void Bf16Tiles() {
+  const Tiles tiles;
+  for (int64_t i = 0; i < kSteps; ++i) {
+    asm volatile(
+        "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
+        "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n tdpbf16ps %%tmm7, %%tmm5, %%tmm3" ::);
+  }
+}
+
+void Int8Tiles() {
+  const Tiles tiles;
+  for (int64_t i = 0; i < kSteps; ++i) {
+    asm volatile(
+        "tdpbsud %%tmm6, %%tmm4, %%tmm0\n tdpbsud %%tmm7, %%tmm4, %%tmm1\n"
+        "tdpbsud %%tmm6, %%tmm5, %%tmm2\n tdpbsud %%tmm7, %%tmm5, %%tmm3" ::);
+  }
+}
+
 #endif
 
 void FmaPortable() {
@@ -165,6 +200,12 @@ MachineLimits MeasureLimits(kernels::Device& device, bool cpu_time) {
   }
   if (__builtin_cpu_supports("avx512bf16")) {
     limits.bf16_flops = Rate(device, clock, operations * 32, Bf16);
+  }
+  // Only that level has asked the system for the right to use tiles.
+  if (device.Description().find(", amx,") != std::string::npos) {
+    const double products = 2.0 * kSteps * 4 * kTileProducts;
+    limits.amx_bf16_flops = Rate(device, clock, products / 2, Bf16Tiles);
+    limits.amx_int8_ops = Rate(device, clock, products, Int8Tiles);
   }
 #endif
   return limits;

@@ -96,7 +96,9 @@ absl::Status Bench(const Options& options) {
                                      {"read_GB_per_s", limits.read_bytes / 1e9},
                                      {"fma_TFLOP_per_s", limits.fma_flops / 1e12},
                                      {"bf16_TFLOP_per_s", limits.bf16_flops / 1e12},
-                                     {"int8_TOP_per_s", limits.int8_ops / 1e12}}
+                                     {"int8_TOP_per_s", limits.int8_ops / 1e12},
+                                     {"amx_bf16_TFLOP_per_s", limits.amx_bf16_flops / 1e12},
+                                     {"amx_int8_TOP_per_s", limits.amx_int8_ops / 1e12}}
                           .dump()
                           .c_str());
   std::vector<double> prompt_seconds;

@@ -180,7 +180,9 @@ def main():
             print(f"{machine['device']}; memory read {machine['read_GB_per_s']:.1f} GB/s, "
                   f"float32 {machine['fma_TFLOP_per_s']:.2f}, "
                   f"bf16 {machine['bf16_TFLOP_per_s']:.2f} TFLOP/s, "
-                  f"int8 {machine['int8_TOP_per_s']:.2f} TOP/s\n")
+                  f"int8 {machine['int8_TOP_per_s']:.2f} TOP/s; "
+                  f"AMX bf16 {machine['amx_bf16_TFLOP_per_s']:.2f} TFLOP/s, "
+                  f"int8 {machine['amx_int8_TOP_per_s']:.2f} TOP/s\n")
             print(f"| shape | format | test | {' | '.join(runs)} | to the best peer | of read |")
             print("|---" * (len(runs) + 5) + "|")
         for test, size in keys:

@@ -11,7 +11,6 @@
 #endif
 // clang-format off
 #include "kernels/cpu/panel_body.h"
-#include "kernels/cpu/int8_panels.h"
 #include "kernels/cpu/amx_body.h"
 // clang-format on
 
@@ -54,12 +53,9 @@ T& At(Tile& tile, int row, int column) {
 }
 
 struct EmulatedTiles {
-  static void Configure(const TileShapes& shapes) {
-    Require(shapes.height > 0 && shapes.height <= 16 && shapes.x_bytes <= 64);
-    for (int i = 0; i < 8; ++i) {
-      const bool x = i == 4 || i == 5;
-      tiles[i] = {i < 6 ? shapes.height : shapes.w_rows, x ? shapes.x_bytes : 64, {}};
-    }
+  static void Configure(int height) {
+    Require(height > 0 && height <= kTileHeight);
+    for (int i = 0; i < 8; ++i) tiles[i] = {i < 6 ? height : kTileHeight, 64, {}};
     configured = true;
   }
   static void Release() { configured = false; }
@@ -78,6 +74,10 @@ struct EmulatedTiles {
       __builtin_memcpy(tile.data[r], static_cast<const uint8_t*>(from) + r * stride,
                        static_cast<size_t>(tile.row_bytes));
     }
+  }
+  template <int kTile>
+  static void LoadPassing(const void* from, int64_t stride) {
+    Load<kTile>(from, stride);
   }
   template <int kTile>
   static void Store(void* to, int64_t stride) {
@@ -104,23 +104,6 @@ struct EmulatedTiles {
       for (int n = 0; n < sum.row_bytes / 4; ++n) {
         float& out = At<float>(sum, m, n);
         out = Flush(Flush(out) + Flush(even[n] + odd[n]));
-      }
-    }
-  }
-  template <int kSum, int kX, int kW>
-  static void AddInt8() {
-    Tile &sum = tiles[kSum], &x = tiles[kX], &w = tiles[kW];
-    RequireShapes(sum, x, w);
-    for (int m = 0; m < sum.rows; ++m) {
-      for (int n = 0; n < sum.row_bytes / 4; ++n) {
-        uint32_t dot = At<uint32_t>(sum, m, n);  // wraps
-        for (int k = 0; k < w.rows; ++k) {
-          for (int i = 0; i < 4; ++i) {
-            dot += static_cast<uint32_t>(At<int8_t>(x, m, 4 * k + i) *
-                                         int{At<uint8_t>(w, k, 4 * n + i)});
-          }
-        }
-        At<uint32_t>(sum, m, n) = dot;
       }
     }
   }

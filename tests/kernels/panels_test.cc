@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/level.h"
 #include "kernels/dequantize.h"
 #include "kernels/ops.h"
 #include "tests/kernels/emulated_tiles.h"
@@ -211,6 +212,40 @@ std::vector<LevelCase> WithEmulatedTiles() {
   const cpu::KernelTable* amx = EmulatedAmxKernels();
   if (amx != nullptr) cases.insert(cases.end(), {{amx, 1}, {amx, 3}});
   return cases;
+}
+
+TEST(TilesTest, AreEmulatedBitForBit) {
+  const cpu::KernelTable* emulated = EmulatedAmxKernels();
+  const cpu::KernelTable* amx = cpu::AvailableLevels().back();
+  if (emulated == nullptr || amx != cpu::AmxKernels()) GTEST_SKIP() << "the CPU has no AMX";
+  cpu::CpuDevice real(*amx, 2), played(*emulated, 2);
+  std::mt19937 random(7);
+  for (const int64_t rows : {1, 5, 21, 60, 300}) {
+    PackedMatrix w(DType::kBF16, 53, 1058, random);
+    const Panels panels(real, w);
+    Matrix x(rows, 1058, random), y(rows, 53), expected(rows, 53);
+    // Products of very different size, subnormal ones as well.
+    for (int64_t i = 0; i < 1058; ++i) x.row(0)[i] *= i % 3 == 0 ? 1e-38f : 1e3f;
+    MatMul(real, x.view(), panels.view(), {}, y.view());
+    MatMul(played, x.view(), panels.view(), {}, expected.view());
+    ASSERT_TRUE(SameBits(y.row(0), expected.row(0), rows * 53)) << rows << " rows";
+  }
+}
+
+TEST_P(PanelsTest, ALargeYPassesTheCaches) {
+  constexpr int64_t kRows = 300, kColumns = 1056;  // more than a MiB
+  PackedMatrix w(DType::kBF16, kColumns, 64, random_);
+  if (!HasPanels(DType::kBF16)) GTEST_SKIP() << "no products of bfloat16";
+  const Panels panels(device_, w);
+  Matrix x(kRows, 64, random_), bias(1, kColumns, random_), one(1, kColumns);
+  absl::StatusOr<Buffer> memory = device_.Allocate(kRows * kColumns * 4);
+  ASSERT_TRUE(memory.ok());
+  const Tensor y = {memory->data(), DType::kF32, kRows, kColumns};
+  MatMul(device_, x.view(), panels.view(), bias.view(), y);
+  for (int64_t t = 0; t < kRows; ++t) {
+    MatMul(device_, x.Rows(t, t + 1).view(), panels.view(), bias.view(), one.view());
+    ASSERT_TRUE(SameBits(y.f32() + t * kColumns, one.row(0), kColumns)) << "row " << t;
+  }
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(PanelsTest);  // of a CPU that has no panels
