@@ -38,6 +38,10 @@ if wanted llama.cpp && [ ! -x "$cache/llama-build/bin/llama-batched-bench" ]; th
     # Times of the archive may lie ahead of this machine's clock.
     find "${archive%.tar.gz}" -exec touch -h {} +
     ln -sfn "${archive%.tar.gz}/vendor/llama.cpp" llama.cpp
+    # gcc 12 may leave out the stores to a tile configuration on the stack: ldtilecfg then traps, and
+    # llama.cpp would be measured without AMX or not at all.
+    sed -i 's/^\( *\)_tile_loadconfig(&tc);/\1__asm__ volatile("" : : "r"(\&tc) : "memory");\n&/' \
+      llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp
     nice -n 19 cmake -G "Unix Makefiles" -S llama.cpp -B llama-build -DCMAKE_BUILD_TYPE=Release \
       -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF \
       -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DBUILD_SHARED_LIBS=OFF
