@@ -130,6 +130,9 @@ struct AttentionParams {
   float scale = 1.0f;
   int window = 0;         // a token sees itself and the window - 1 before it; 0: all before it
   float soft_cap = 0.0f;  // scores become cap * tanh(score / cap); 0: off
+  /// CPU: queries and softmax weights may be rounded to bfloat16, as the cache is, where that is
+  /// faster.
+  bool low_precision = false;
 };
 void Attention(Device& device, const AttentionParams& params, const AttentionBatch& batch, Tensor q,
                const KvCache& cache, Tensor out);

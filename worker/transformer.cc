@@ -194,7 +194,8 @@ void Transformer::Attend(int layer, const kernels::AttentionBatch& batch,
                                        shard_.attention.kv_heads.begin * group),
       .scale = spec_.AttentionScale(),
       .window = static_cast<int>(spec.window),
-      .soft_cap = spec_.attention_soft_cap};
+      .soft_cap = spec_.attention_soft_cap,
+      .low_precision = weights_.products == Products::kFast};
   kernels::Attention(device_, params, batch, query, cache, attention);
   kernels::MatMul(device_, attention, weights[Role::kAttentionOutput], {}, out);
 }

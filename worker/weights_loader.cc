@@ -281,6 +281,7 @@ absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
   }
 
   ShardWeights loaded;
+  loaded.products = options.products;
   loaded.layers.resize(shard.layers.size());
   progress(0, total);
   absl::StatusOr<kernels::Buffer> arena = device.Allocate(arena_bytes);

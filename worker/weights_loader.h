@@ -32,12 +32,21 @@ struct LayerWeights : WeightSet {
   std::vector<kernels::ExpertWeights> experts;
 };
 
+/// How products are computed, and attention.
+enum class Products : uint8_t {
+  kFloat32,
+  kFast,  // as the device does best: kernels::FastArrangement, AttentionParams::low_precision
+};
+/// From the flag's value: "auto", "float32".
+absl::StatusOr<Products> ParseProducts(const std::string& name);
+
 /// One rank's part of a model. Matrices are [out, in] slices, vectors [1, n] float32.
 struct ShardWeights {
   WeightSet shared;                  // of no layer: embeddings, final norm, head
   std::vector<LayerWeights> layers;  // [layers of this stage]
   kernels::Buffer arena;             // holds them all
   int64_t bytes = 0;
+  Products products = Products::kFloat32;
 };
 
 /// How weights are kept.
@@ -54,14 +63,6 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name);
 enum class Quantization : uint8_t { kNone, kInt8, kInt4 };
 /// From the flag's value: "none", "int8", "int4".
 absl::StatusOr<Quantization> ParseQuantization(const std::string& name);
-
-/// How products are computed.
-enum class Products : uint8_t {
-  kFloat32,
-  kFast,  // as the device does best: kernels::FastArrangement
-};
-/// From the flag's value: "auto", "float32".
-absl::StatusOr<Products> ParseProducts(const std::string& name);
 
 struct WeightOptions {
   WeightFormat format = WeightFormat::kAsStored;

@@ -68,8 +68,10 @@ SHARDLINE_INLINE bool PassesCaches(const PanelArgs& a, int64_t rows) {
 
 /// y += the products of 32 elements at a time: those at even places and those at odd places, each
 /// one after the other, then the two together, then y. For any number of rows, one as well:
-/// vdpbf16ps adds in another order. K goes in parts, so that a part of the panels stays in the
-/// first-level cache while all rows pass; x comes from the second.
+/// vdpbf16ps adds in another order. K goes in parts, so that a part of a pair of panels stays in
+/// the first-level cache while all rows pass. The same part of x, which comes from the second-level
+/// cache, then meets the next pair, and so on through a group of them, whose sums are there as
+/// well: with one pair at a time all of x would pass, and it is found again only in part.
 template <class Tiles>
 struct Bfloat16Tiles {
   static constexpr int64_t kDepth = 352;
@@ -85,10 +87,17 @@ struct Bfloat16Tiles {
     Tiles::Configure(rows.height);
     int64_t p = p0;
     if (rows.tiles == 1) {
-      for (; p + 4 <= p1; p += 4) Sweep<4>(a, rows, p, p1, scratch);
+      for (; p + 4 <= p1; p += 4) Sweep<4>(a, rows, {p, p + 4, p1}, scratch);
     }
-    for (; p + 2 <= p1; p += 2) Sweep<2>(a, rows, p, p1, scratch);
-    if (p < p1) Sweep<1>(a, rows, p, p1, scratch);
+    const int64_t most = rows.tiles <= 2 ? 1 : kPanelSums / (rows.tiles * 2 * kTileFloats);
+    for (int64_t pairs = (p1 - p) / 2; pairs > 0;) {
+      const int64_t groups = (pairs + most - 1) / most;
+      const int64_t group = (pairs + groups - 1) / groups;
+      Sweep<2>(a, rows, {p, p + 2 * group, p1}, scratch);
+      p += 2 * group;
+      pairs -= group;
+    }
+    if (p < p1) Sweep<1>(a, rows, {p, p1, p1}, scratch);
     Tiles::Release();
     _mm_sfence();  // of what went past the caches
   }
@@ -108,41 +117,56 @@ struct Bfloat16Tiles {
     return copy;
   }
 
+  /// Panels [begin, end), a group that goes through K together; those up to `last` come after it.
+  struct Group {
+    int64_t begin, end, last;
+  };
+
+  /// All rows by a group, kPanels panels at a time.
   template <int kPanels>
-  static void Sweep(const PanelArgs& a, const TileRows& rows, int64_t p, int64_t p1,
-                    float* scratch) {
-    alignas(64) uint8_t copies[kPanels][kDepth / kStep * kStepBytes];
-    const bool pass = PassesCaches(a, rows.end - rows.begin);
+  static void Sweep(const PanelArgs& a, const TileRows& rows, const Group& group, float* scratch) {
     for (int64_t k = 0; k < a.k; k += kDepth) {
       const int64_t end = k + kDepth < a.k ? k + kDepth : a.k;
-      Wanted wanted;
-      if (end < a.k) {
-        wanted = WantPart<Bfloat16Tiles, kPanels>(a, p, end);
-      } else if (p + 2 * kPanels <= p1) {
-        wanted = WantPart<Bfloat16Tiles, kPanels>(a, p + kPanels, 0);
-      }
-      const int64_t steps = (end - k + kStep - 1) / kStep;
-      const int64_t all_steps = (rows.tiles + 1) / 2 * steps;
-      const uint8_t* words[kPanels];
-      for (int i = 0; i < kPanels; ++i) {
-        words[i] = Part(a.w + (p + i) * a.panel_bytes, k, end, copies[i]);
-      }
-      TileRange range = {0,       p,       k,
-                         end,     k == 0,  end == a.k,
-                         scratch, &wanted, (Lines(wanted) + all_steps - 1) / all_steps};
-      int64_t tile = 0;
-      if constexpr (kPanels <= 2) {
-        if (rows.tiles == 2) {
-          Run<2, kPanels, false>(a, rows, 0, range, words, steps, pass);
-          continue;
+      float* saved = scratch;
+      for (int64_t p = group.begin; p < group.end; p += kPanels) {
+        Wanted wanted;
+        if (p + kPanels < group.end) {
+          wanted = WantPart<Bfloat16Tiles, kPanels>(a, p + kPanels, k);
+        } else if (end < a.k) {
+          wanted = WantPart<Bfloat16Tiles, kPanels>(a, group.begin, end);
+        } else if (p + 2 * kPanels <= group.last) {
+          wanted = WantPart<Bfloat16Tiles, kPanels>(a, p + kPanels, 0);
         }
-        for (; tile + 2 <= rows.tiles; tile += 2) {
-          Run<2, kPanels, true>(a, rows, tile, range, words, steps, pass);
-          range.saved += 2 * kPanels * kTileFloats;
-        }
+        SweepPart<kPanels>(a, rows, p, k, end, wanted, saved);
+        saved += rows.tiles * kPanels * kTileFloats;
       }
-      if (tile < rows.tiles) Run<1, kPanels, false>(a, rows, tile, range, words, steps, pass);
     }
+  }
+
+  /// All rows by kPanels panels from p on, over elements [k, end) of K.
+  template <int kPanels>
+  static void SweepPart(const PanelArgs& a, const TileRows& rows, int64_t p, int64_t k, int64_t end,
+                        Wanted& wanted, float* saved) {
+    alignas(64) uint8_t copies[kPanels][kDepth / kStep * kStepBytes];
+    const bool pass = PassesCaches(a, rows.end - rows.begin);
+    const int64_t steps = (end - k + kStep - 1) / kStep;
+    const int64_t all_steps = (rows.tiles + 1) / 2 * steps;
+    const uint8_t* words[kPanels];
+    for (int i = 0; i < kPanels; ++i) {
+      words[i] = Part(a.w + (p + i) * a.panel_bytes, k, end, copies[i]);
+    }
+    TileRange range = {0,     p,       k,
+                       end,   k == 0,  end == a.k,
+                       saved, &wanted, (Lines(wanted) + all_steps - 1) / all_steps};
+    int64_t tile = 0;
+    if constexpr (kPanels <= 2) {
+      if (rows.tiles == 2) return Run<2, kPanels, false>(a, rows, 0, range, words, steps, pass);
+      for (; tile + 2 <= rows.tiles; tile += 2) {
+        Run<2, kPanels, true>(a, rows, tile, range, words, steps, pass);
+        range.saved += 2 * kPanels * kTileFloats;
+      }
+    }
+    if (tile < rows.tiles) Run<1, kPanels, false>(a, rows, tile, range, words, steps, pass);
   }
 
   /// Row tiles `tile` to tile + kRows by kPanels panels over a part of K. Registers: sums, from 4
@@ -189,7 +213,7 @@ struct Bfloat16Tiles {
   }
 };
 
-constexpr int64_t kTileRowsAtOnce = 256;  // whose x stays in the second-level cache
+constexpr int64_t kTileRowsAtOnce = 512;  // a part of whose x stays in the second-level cache
 
 /// Rows [t0, t1) as PanelProduct::multiply.
 template <class Product>
@@ -198,15 +222,6 @@ void MultiplyTiles(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p0, int64
   for (int64_t t = t0; t < t1; t += kTileRowsAtOnce) {
     Product::Multiply(a, t, t + kTileRowsAtOnce < t1 ? t + kTileRowsAtOnce : t1, p0, p1, scratch);
   }
-}
-
-/// Products of bfloat16; those of int8 and int4 stay with the vectors: blocks of 32 fill half a
-/// tile, and scaling what comes out of it takes as long as multiplying (docs/cpu-results.md).
-template <class Tiles>
-PanelTable TilePanels() {
-  PanelTable table = *Avx512Bf16Kernels()->panels;
-  table.bfloat16.multiply = MultiplyTiles<Bfloat16Tiles<Tiles>>;
-  return table;
 }
 
 }  // namespace

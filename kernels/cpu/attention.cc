@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/panels.h"
 #include "kernels/dequantize.h"
 
 namespace shardline::kernels::cpu {
@@ -47,8 +48,14 @@ void WriteKv(CpuDevice& device, const AttentionBatch& batch, Tensor k, Tensor v,
 
 void Attention(CpuDevice& device, const AttentionParams& params, const AttentionBatch& batch,
                Tensor q, const KvCache& cache, Tensor out) {
+  const PanelTable* panels = device.kernels().panels;
+  const bool tiles = params.low_precision && panels != nullptr && panels->attention != nullptr &&
+                     cache.dtype == DType::kBF16 && cache.head_dim % kTileAttentionHeadUnit == 0 &&
+                     cache.block_size % kTileAttentionBlockUnit == 0;
+  const auto attend = tiles ? panels->attention : device.kernels().attention;
   // One item: a run of a sequence's query tokens with the local heads that read one KV head.
-  const int tokens_per_item = std::max(1, kAttentionRows / params.group_size);
+  const int tokens_per_item =
+      std::max(1, (tiles ? kTileAttentionRows : kAttentionRows) / params.group_size);
   const int64_t sequences = static_cast<int64_t>(batch.context_length.size());
   thread_local std::vector<int64_t> first_item;  // of each sequence; grows once
   first_item.assign(1, 0);
@@ -91,8 +98,10 @@ void Attention(CpuDevice& device, const AttentionParams& params, const Attention
       args.values = static_cast<const uint8_t*>(cache.values) + kv_head * kv_head_bytes;
       args.block_stride = cache.kv_heads * kv_head_bytes;
       args.bfloat16 = cache.dtype == DType::kBF16;
-      args.scratch = ThreadScratch().Floats(AttentionScratch(cache.head_dim, tokens * args.heads));
-      device.kernels().attention(args);
+      const int rows = tokens * args.heads;
+      args.scratch = ThreadScratch().Floats(tiles ? TileAttentionScratch(cache.head_dim, rows)
+                                                  : AttentionScratch(cache.head_dim, rows));
+      attend(args);
     }
   });
 }

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/cpu/kernel_table.h"
@@ -29,6 +32,14 @@ class Scratch {
 /// The calling thread's own scratch.
 Scratch& ThreadScratch();
 
+/// Cosine and sine of each rotary angle of a step's positions: all layers turn by the same. Filled
+/// by Rotary; kept by value, since memory may be used again for another model.
+struct RotaryAngles {
+  std::vector<int32_t> positions;
+  std::vector<float> inverse_frequency;
+  std::vector<float> turns;  // [positions][cosines, then sines]
+};
+
 class CpuDevice : public Device {
  public:
   CpuDevice(const KernelTable& kernels, int threads, int sharers = 1);
@@ -50,12 +61,15 @@ class CpuDevice : public Device {
   int threads() const { return pool_.threads(); }
   /// Shared by all threads of an op, filled before its main part.
   Scratch& shared_scratch() { return shared_scratch_; }
+  /// Of the last steps' ops; some models have two kinds of layers.
+  std::array<RotaryAngles, 2>& rotary_angles() { return rotary_angles_; }
 
  private:
   const KernelTable& kernels_;
   ThreadPool pool_;
   const int sharers_;
   Scratch shared_scratch_;
+  std::array<RotaryAngles, 2> rotary_angles_;
 };
 
 absl::StatusOr<std::unique_ptr<Device>> CreateCpuDevice(const DeviceOptions& options);

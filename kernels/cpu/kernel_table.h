@@ -103,6 +103,16 @@ constexpr int64_t AttentionScratch(int head_dim, int rows) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
   return rows * (2 * padded + kKeyTile + 2) + 2 * kKeyTile * padded + 64;
 }
+/// The same of PanelTable::attention, and keys per step of its online softmax.
+constexpr int kTileAttentionRows = 64;
+constexpr int kTileAttentionKeys = 64;
+constexpr int kTileAttentionHeadUnit = 32;   // head_dim is a multiple of it
+constexpr int kTileAttentionBlockUnit = 16;  // so is block_size
+constexpr int64_t TileAttentionScratch(int head_dim, int rows) {
+  const int64_t lanes = (rows + 15) / 16 * 16;
+  return lanes * (head_dim * 3 / 2 + kTileAttentionKeys * 3 / 2 + 2) +
+         int64_t{head_dim} * kTileAttentionKeys / 2;
+}
 
 /// A level with other products and another name.
 KernelTable WithPanels(const KernelTable& level, const char* name, const PanelTable* panels);

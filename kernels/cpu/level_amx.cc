@@ -10,6 +10,7 @@
 // clang-format off
 #include "kernels/cpu/panel_body.h"
 #include "kernels/cpu/amx_body.h"
+#include "kernels/cpu/amx_attention_body.h"
 #include "kernels/cpu/tiles_amx.h"
 // clang-format on
 

@@ -46,9 +46,16 @@ struct PanelProduct {
   int64_t panels = 1;
 };
 
-/// What a level adds for weights in panels; a format without `multiply` has no such products.
+struct AttentionArgs;  // kernel_table.h
+
+/// What a level adds where low precision is allowed: products with weights in panels (a format
+/// without `multiply` has none), and attention.
 struct PanelTable {
   PanelProduct bfloat16, q8_0, q4_0, q4_1;
+  /// As KernelTable::attention, queries and softmax weights in bfloat16; null where that is not
+  /// faster. For a bfloat16 cache whose heads and blocks are multiples of kTileAttentionHeadUnit
+  /// and kTileAttentionBlockUnit.
+  void (*attention)(const AttentionArgs& args) = nullptr;
 
   const PanelProduct& For(DType dtype) const;
 };
@@ -60,9 +67,13 @@ constexpr int64_t PreparedRowBytes(DType weights, int64_t k) {
                                  : k / 32 * static_cast<int64_t>(sizeof(Int8Block));
 }
 
-/// Rows of x in one pass over a panel, and the floats of scratch that it needs for them.
+/// Rows of x in one pass over a panel.
 constexpr int64_t kPanelRowsAtOnce = 384;
 constexpr int kPanelTileRows = 6;
-constexpr int64_t PanelScratch() { return (kPanelRowsAtOnce + kPanelTileRows) * 4 * 16; }
+/// Floats of sums that stay between parts of K, in half of a second-level cache of a mebibyte.
+constexpr int64_t kPanelSums = 128 << 10;
+static_assert(kPanelSums >= (kPanelRowsAtOnce + kPanelTileRows) * 4 * 16);
+/// Floats of scratch: a mebibyte lies on a huge page.
+constexpr int64_t PanelScratch() { return 2 * kPanelSums; }
 
 }  // namespace shardline::kernels::cpu

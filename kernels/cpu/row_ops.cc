@@ -1,7 +1,10 @@
 // Operations that go row by row.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <span>
+#include <utility>
 
 #include "kernels/cpu/cpu_ops.h"
 
@@ -12,6 +15,35 @@ constexpr int64_t kGrainElements = 16 << 10;  // so that a part is worth a threa
 
 int64_t RowGrain(int64_t cols) {
   return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, cols));
+}
+
+/// [positions][cosines, then sines] of position times frequency.
+const float* TurnsOf(CpuDevice& device, Indices positions, std::span<const float> frequency) {
+  std::array<RotaryAngles, 2>& kept = device.rotary_angles();
+  for (const RotaryAngles& angles : kept) {
+    if (std::ranges::equal(angles.positions, positions) &&
+        std::ranges::equal(angles.inverse_frequency, frequency)) {
+      return angles.turns.data();
+    }
+  }
+  std::swap(kept[0], kept[1]);
+  RotaryAngles& angles = kept[0];
+  const auto half = static_cast<int64_t>(frequency.size());
+  angles.positions.assign(positions.begin(), positions.end());
+  angles.inverse_frequency.assign(frequency.begin(), frequency.end());
+  angles.turns.resize(positions.size() * 2 * frequency.size());
+  device.ParallelFor(static_cast<int64_t>(positions.size()), RowGrain(half),
+                     [&](int64_t begin, int64_t end) {
+                       for (int64_t t = begin; t < end; ++t) {
+                         float* const turns = angles.turns.data() + t * 2 * half;
+                         for (int64_t i = 0; i < half; ++i) {
+                           const float angle = static_cast<float>(positions[t]) * frequency[i];
+                           turns[i] = std::cos(angle);
+                           turns[half + i] = std::sin(angle);
+                         }
+                       }
+                     });
+  return angles.turns.data();
 }
 
 }  // namespace
@@ -98,17 +130,13 @@ void Rotary(CpuDevice& device, const RotaryParams& params, Indices positions, Te
   const int half = params.rotary_dim / 2;
   const int heads = static_cast<int>(x.cols / params.head_dim);
   const bool interleaved = params.style == RotaryStyle::kInterleaved;
+  const float* const turns = TurnsOf(device, positions, params.inverse_frequency);
   device.ParallelFor(x.rows, RowGrain(x.cols), [&](int64_t begin, int64_t end) {
-    float* cosine = ThreadScratch().Floats(2 * int64_t{half});
-    float* sine = cosine + half;
     for (int64_t t = begin; t < end; ++t) {
-      for (int i = 0; i < half; ++i) {
-        const float angle = static_cast<float>(positions[t]) * params.inverse_frequency[i];
-        cosine[i] = std::cos(angle);
-        sine[i] = std::sin(angle);
-      }
+      const float* const cosine = turns + t * 2 * half;
+      const float* const sine = cosine + half;
       for (int h = 0; h < heads; ++h) {
-        float* head = x.f32() + t * x.cols + int64_t{h} * params.head_dim;
+        float* const head = x.f32() + t * x.cols + int64_t{h} * params.head_dim;
         for (int i = 0; i < half; ++i) {
           float& a = head[interleaved ? 2 * i : i];
           float& b = head[interleaved ? 2 * i + 1 : i + half];

@@ -1,8 +1,11 @@
 #include <cmath>
 #include <numeric>
 
+#include "kernels/cpu/level.h"
+#include "kernels/cpu/panels.h"
 #include "kernels/dequantize.h"
 #include "kernels/ops.h"
+#include "tests/kernels/emulated_tiles.h"
 #include "tests/kernels/level_cases.h"
 
 namespace shardline::kernels {
@@ -15,6 +18,7 @@ struct Shape {
   DType dtype;
   int window = 0;
   float soft_cap = 0;
+  bool low_precision = false;
 };
 
 /// A sequence whose first `cached` tokens are in the cache already; `fresh` more come in one step.
@@ -78,12 +82,13 @@ class Story {
     params.scale = Scale();
     params.window = shape_.window;
     params.soft_cap = shape_.soft_cap;
+    params.low_precision = shape_.low_precision;
     Attention(device, params, batch, step_q.view(), cache, out.view());
     return out;
   }
 
-  /// Row `position` of a sequence in double precision.
-  std::vector<double> Reference(int sequence, int position) const {
+  /// Row `position` of a sequence in double precision, with queries in bfloat16 where `rounded`.
+  std::vector<double> Reference(int sequence, int position, bool rounded) const {
     const int d = shape_.head_dim;
     std::vector<double> out(int64_t{shape_.heads} * d);
     const int first = shape_.window > 0 ? std::max(0, position + 1 - shape_.window) : 0;
@@ -94,7 +99,8 @@ class Story {
       for (int p = first; p <= position; ++p) {
         double score = 0;
         for (int i = 0; i < d; ++i) {
-          score += double{q[sequence].row(position)[h * d + i]} *
+          const float query = q[sequence].row(position)[h * d + i];
+          score += (rounded ? Stored(query) : double{query}) *
                    Stored(k[sequence].row(p)[kv_head * d + i]);
         }
         weight[p] = score * Scale();
@@ -151,13 +157,25 @@ const std::vector<Shape>& Shapes() {
       {4, 2, 2, 0, 32, 16, DType::kF32, 20},
       {4, 2, 2, 0, 24, 16, DType::kBF16, 33, 5.0f},
       {2, 1, 2, 0, 64, 16, DType::kF32, 0, 3.0f},
+      {9, 3, 3, 0, 64, 16, DType::kBF16, 0, 0, true},
+      {8, 1, 8, 0, 128, 32, DType::kBF16, 0, 0, true},
+      {3, 2, 3, 2, 32, 16, DType::kBF16, 33, 0, true},
+      {70, 1, 70, 0, 32, 16, DType::kBF16, 0, 5.0f, true},
+      {2, 2, 1, 0, 96, 16, DType::kBF16, 1, 0, true},
+      {2, 1, 2, 0, 48, 16, DType::kBF16, 0, 0, true},  // no whole tiles: not rounded
   };
   return shapes;
 }
 
+/// Values are within 2, and each of their weights may be off by 2^-9 of itself.
+constexpr double kRoundedWeights = 2 * 0x1p-9 + 1e-5;
+
 TEST_P(AttentionTest, EqualsPlainSoftmax) {
   for (size_t i = 0; i < Shapes().size(); ++i) {
     Story story(Shapes()[i], {75, 1, 130, 40}, random_);
+    const cpu::PanelTable* panels = device_.kernels().panels;
+    const bool rounded = Shapes()[i].low_precision && Shapes()[i].head_dim % 32 == 0 &&
+                         panels != nullptr && panels->attention != nullptr;
     // The contexts first; then prefill, decode and chunks that continue, in one ragged batch.
     story.Step(device_, {{1, 0, 0}, {2, 0, 129}, {3, 0, 17}});
     const std::vector<Piece> pieces = {{0, 0, 75}, {1, 0, 1}, {2, 129, 1}, {3, 17, 23}};
@@ -165,9 +183,10 @@ TEST_P(AttentionTest, EqualsPlainSoftmax) {
     int64_t row = 0;
     for (const Piece& piece : pieces) {
       for (int t = 0; t < piece.fresh; ++t, ++row) {
-        const std::vector<double> expected = story.Reference(piece.sequence, piece.cached + t);
+        const std::vector<double> expected =
+            story.Reference(piece.sequence, piece.cached + t, rounded);
         for (size_t c = 0; c < expected.size(); ++c) {
-          ASSERT_NEAR(out.row(row)[c], expected[c], 1e-5)
+          ASSERT_NEAR(out.row(row)[c], expected[c], rounded ? kRoundedWeights : 1e-5)
               << "shape " << i << " sequence " << piece.sequence << " token " << piece.cached + t;
         }
       }
@@ -196,7 +215,30 @@ TEST_P(AttentionTest, ChunksAndNeighboursDoNotChangeBits) {
   }
 }
 
-SHARDLINE_ALL_LEVELS(AttentionTest);
+TEST(TileAttentionTest, TilesAreEmulatedBitForBit) {
+  const cpu::KernelTable* emulated = EmulatedAmxKernels();
+  const cpu::KernelTable* amx = cpu::AvailableLevels().back();
+  if (emulated == nullptr || amx != cpu::AmxKernels()) GTEST_SKIP() << "the CPU has no AMX";
+  cpu::CpuDevice real(*amx, 2), played(*emulated, 2);
+  std::mt19937 random(7);
+  for (const Shape& shape : Shapes()) {
+    Story story(shape, {150}, random);
+    const Matrix found = story.Step(real, {{0, 0, 150}});
+    const Matrix expected = story.Step(played, {{0, 0, 150}});
+    ASSERT_TRUE(SameBits(found.row(0), expected.row(0), found.rows * found.cols));
+  }
+}
+
+std::vector<LevelCase> WithTiles() {
+  std::vector<LevelCase> cases = LevelCases();
+  for (const LevelCase& one : PanelCases()) {
+    if (one.kernels->panels->attention != nullptr) cases.push_back(one);
+  }
+  if (const cpu::KernelTable* amx = EmulatedAmxKernels()) cases.push_back({amx, 3});
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Levels, AttentionTest, ::testing::ValuesIn(WithTiles()), NameOf);
 
 }  // namespace
 }  // namespace shardline::kernels

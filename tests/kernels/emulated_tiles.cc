@@ -12,6 +12,7 @@
 // clang-format off
 #include "kernels/cpu/panel_body.h"
 #include "kernels/cpu/amx_body.h"
+#include "kernels/cpu/amx_attention_body.h"
 // clang-format on
 
 // Compiled with wide instructions, as the levels are: no standard-library code here.
