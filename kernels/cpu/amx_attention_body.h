@@ -1,7 +1,7 @@
 // Included by level_amx.cc, and by tests with emulated tiles, after amx_body.h.
 // Attention over a cache in bfloat16 on tile registers. Everything is computed transposed: keys, or
-// elements of a head, in the rows of a tile, query rows in its columns. So keys are tiles as they lie
-// in the cache, and the online softmax (Milakov and Gimelshein, 2018) goes down the rows with a
+// elements of a head, in the rows of a tile, query rows in its columns. So keys are tiles as they
+// lie in the cache, and the online softmax (Milakov and Gimelshein, 2018) goes down the rows with a
 // query row in each lane of a vector, no sums across lanes. Queries and softmax weights are rounded
 // to bfloat16. What a query row adds up, and in which order, depends on its position alone: keys go
 // in steps of kTileAttentionKeys at absolute positions, and keys that it does not see add zeros.
@@ -58,9 +58,8 @@ SHARDLINE_INLINE void AddProducts(const uint8_t* const* x, int64_t x_stride, int
     }
   });
   for (int64_t step = 0; step < steps; ++step) {
-    ForEach<kM>([&]<int kRow>() {
-      Tiles::template Load<4 + kRow>(x[kRow] + step * x_step, x_stride);
-    });
+    ForEach<kM>(
+        [&]<int kRow>() { Tiles::template Load<4 + kRow>(x[kRow] + step * x_step, x_stride); });
     ForEach<kN>([&]<int kColumn>() {
       Tiles::template Load<6 + kColumn>(w[kColumn] + step * kTileBytes, kTileStride);
       ForEach<kM>([&]<int kRow>() {
@@ -133,8 +132,7 @@ class TileAttention {
       _mm512_store_ps(sums_ + i * kLanes, _mm512_setzero_ps());
     }
     for (int64_t first = oldest_ / kKeys * kKeys; first < context_; first += kKeys) {
-      const int64_t tiles =
-          (Smaller(kKeys, context_ - first) + kTileHeight - 1) / kTileHeight;
+      const int64_t tiles = (Smaller(kKeys, context_ - first) + kTileHeight - 1) / kTileHeight;
       Score(first, tiles);
       for (int64_t c = 0; c < columns_; ++c) Weigh(c, first, tiles * kTileHeight);
       Gather(first, tiles);
@@ -150,8 +148,8 @@ class TileAttention {
         const int64_t row = c * kLanes + lane;
         words[lane] = _mm512_setzero_si512();
         if (row >= rows_) continue;
-        const float* const q = a_.q + row / a_.heads * a_.token_stride +
-                               row % a_.heads * a_.head_dim + step * kStep;
+        const float* const q =
+            a_.q + row / a_.heads * a_.token_stride + row % a_.heads * a_.head_dim + step * kStep;
         words[lane] = RoundPair(_mm512_loadu_ps(q), _mm512_loadu_ps(q + kLanes));
       }
       Transpose(words);
@@ -236,8 +234,8 @@ class TileAttention {
       __m512 score = _mm512_mul_ps(_mm512_load_ps(scores + k * kLanes), factor);
       if (!sight.all) {
         const __m512i key = _mm512_set1_epi32(static_cast<int32_t>(first + k));
-        const __mmask16 seen = _mm512_cmple_epi32_mask(sight.from, key) &
-                               _mm512_cmple_epi32_mask(key, sight.to);
+        const __mmask16 seen =
+            _mm512_cmple_epi32_mask(sight.from, key) & _mm512_cmple_epi32_mask(key, sight.to);
         score = _mm512_mask_blend_ps(seen, nothing, score);
       }
       _mm512_store_ps(scores + k * kLanes, score);
@@ -287,8 +285,8 @@ class TileAttention {
         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
     const __m512i besides = _mm512_load_si512(kBesides);
     for (int64_t k = 0; k < count; k += 2) {
-      const __m512i pair = RoundPair(_mm512_load_ps(scores + k * kLanes),
-                                     _mm512_load_ps(scores + (k + 1) * kLanes));
+      const __m512i pair =
+          RoundPair(_mm512_load_ps(scores + k * kLanes), _mm512_load_ps(scores + (k + 1) * kLanes));
       _mm512_store_si512(weights + k * 32, _mm512_permutexvar_epi16(besides, pair));
     }
     for (int64_t k = count; k % kStep != 0; k += 2) {
