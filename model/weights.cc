@@ -52,15 +52,8 @@ constexpr std::string_view kRoleNames[] = {
 };
 static_assert(std::size(kRoleNames) == kRoles);
 
-std::vector<int64_t> ExpectedShape(const WeightEntry& entry) {
-  if (!entry.place.shape.empty()) return entry.place.shape;
-  if (entry.cols == 1) return {entry.rows};
-  if (entry.place.transposed) return {entry.cols, entry.rows};
-  return {entry.rows, entry.cols};
-}
-
 absl::Status CheckTensor(const WeightEntry& entry, const SourceTensor& tensor) {
-  const std::vector<int64_t> expected = ExpectedShape(entry);
+  const std::vector<int64_t> expected = SourceShape(entry);
   if (tensor.shape != expected) {
     return absl::InvalidArgumentError(
         absl::StrCat(tensor.file, ": tensor \"", entry.source, "\" has shape [",
@@ -77,6 +70,13 @@ absl::Status CheckTensor(const WeightEntry& entry, const SourceTensor& tensor) {
 }
 
 }  // namespace
+
+std::vector<int64_t> SourceShape(const WeightEntry& entry) {
+  if (!entry.place.shape.empty()) return entry.place.shape;
+  if (entry.cols == 1) return {entry.rows};
+  if (entry.place.transposed) return {entry.cols, entry.rows};
+  return {entry.rows, entry.cols};
+}
 
 std::string_view Name(Role role) { return kRoleNames[static_cast<size_t>(role)]; }
 

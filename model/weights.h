@@ -85,6 +85,9 @@ struct WeightEntry {
   float added = 0.0f;  // to every element of a vector: some families store a norm's weight less 1
 };
 
+/// Of the tensor that the entry names.
+std::vector<int64_t> SourceShape(const WeightEntry& entry);
+
 /// A tensor table checked against a checkpoint: each entry with the tensor it names.
 struct BoundWeight {
   WeightEntry entry;

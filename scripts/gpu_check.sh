@@ -8,6 +8,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 prompt="Name three rivers."
+# Models whose speed is measured with random weights, and the GB that they and their KV cache need.
+shapes=(llama-2-7b:36 yi-34b:86 mixtral-8x7b:104)
 
 # answer DEVICE RANKS FLAG...: what SmolLM2 says, by a coordinator with these flags and ranks on the
 # device. On GPUs without mpirun: the coordinator introduces the ranks, who take themselves for hosts.
@@ -45,7 +47,8 @@ if [ "${1:-}" = --collect ]; then
   logs=$(mktemp -d)
   trap 'rm -rf "$logs"' EXIT
   mkdir -p "$target/lib"
-  for program in gpu_ops_test gpu_bench shardline shardline-coordinator shardline-worker; do
+  for program in gpu_ops_test gpu_bench families_test model_bench shardline shardline-coordinator \
+    shardline-worker; do
     cp "$bin/$program" "$target/"
     # All but the driver's and the C library's own.
     ldd "$bin/$program" | awk '$3 ~ /^\// {print $3}' |
@@ -55,6 +58,11 @@ if [ "${1:-}" = --collect ]; then
   git -C "$here" rev-parse --short HEAD >"$target/commit"
   model=$("$here/fetch_smollm2.sh")
   cp -L "$model" "$target/smollm2.gguf"
+  cp -r "$here/../tests/golden/families" "$target/"
+  for shape in "${shapes[@]}"; do
+    "${SHARDLINE_PYTHON:-python3}" "$here/make_checkpoint.py" --like "${shape%:*}" --config-only \
+      "$target/${shape%:*}"
+  done
   cp "$here/gpu_check.sh" "$target/"
   if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -103,12 +111,32 @@ same_tokens() {
   done
 }
 
+# All layers, or eight of them where memory is short of them.
+model_speed() {
+  local shape layers memory failed=0
+  memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
+  for shape in "${shapes[@]}"; do
+    layers=0
+    [ "$memory" -ge $((${shape#*:} * 1000)) ] || layers=8
+    echo "${shape%:*}, layers $layers (0: all)"
+    timeout 60 "$bin/model_bench" "$here/${shape%:*}/config.json" --synthetic --layers $layers \
+      --device cuda --dtype bfloat16 --prompt 1024 --batch 1,32 --repeats 2 || failed=1
+  done
+  echo "SmolLM2-135M, Q4_1"
+  timeout 30 "$bin/model_bench" "$model" --device cuda --prompt 1024 --batch 1,32 || failed=1
+  return $failed
+}
+
 run "every op against the CPU" timeout 200 "$bin/gpu_ops_test" --gtest_brief=1
 if command -v compute-sanitizer >/dev/null; then
   run "compute-sanitizer" timeout 100 compute-sanitizer --error-exitcode 9 "$bin/gpu_ops_test" \
     --gtest_brief=1 --gtest_filter='*Norms:*Rout*:*Experts*:*Answers*:Dispatch*:*Step*:*Recording*'
 fi
 run "SmolLM2 on one rank, TP=2 and PP=2 over NCCL: the CPU's answer" same_tokens
+run "every family's goldens, in float32 and bfloat16" env SHARDLINE_TEST_DEVICE=cuda \
+  SHARDLINE_GOLDEN_FILES="$here" timeout 100 "$bin/families_test" --gtest_brief=1 \
+  --gtest_filter='HuggingFace/*_TP1:Gguf/*_TP1:All/*'
+run "speed of whole models beside their ceilings" model_speed
 run "benchmarks" timeout 240 "$bin/gpu_bench"
 
 if [ ${#failed[@]} -gt 0 ]; then

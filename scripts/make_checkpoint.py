@@ -163,6 +163,7 @@ def main():
     parser.add_argument("--max-shard-gb", type=float, default=5.0, metavar="GB")
     parser.add_argument("--sparse", action="store_true",
                         help="all weights 0 in files with holes, which take no disk: for tests of shapes only")
+    parser.add_argument("--config-only", action="store_true", help="config.json and nothing else")
     parser.add_argument("--list", action="store_true", help="the models, with their full sizes, and exit")
     args = parser.parse_args()
     if args.list:
@@ -180,6 +181,8 @@ def main():
         parser.error(f"{args.out} is not empty")
     config = checkpoint_shapes.with_layers(checkpoint_shapes.MODELS[args.like], args.layers)
     write_json(os.path.join(args.out, "config.json"), {**config, "torch_dtype": args.dtype})
+    if args.config_only:
+        return
     write_tokenizer(args.out, config)
     write_weights(args.out, list(checkpoint_shapes.tensors(config)), args)
 

@@ -66,7 +66,8 @@ for stage in "${stages[@]}"; do
   targets=()
   # What differs from the CPU's build: the kernels, and what links them.
   [ "$stage" != cuda ] || targets=(--target shardline-worker gpu_ops_test gpu_bench emulation_test
-    gpu_ops_emulated_test families_emulated_test decode_graphs_emulated_test)
+    gpu_ops_emulated_test families_emulated_test decode_graphs_emulated_test
+    families_test model_bench model_bench_emulated)
   cmake --build "build/$stage" "${targets[@]}" >"build/$stage/build.log" || { cat "build/$stage/build.log"; exit 1; }
   [ "$stage" != cuda ] || scripts/check_kernels.py "build/$stage"
   built=$SECONDS

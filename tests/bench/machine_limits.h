@@ -19,4 +19,8 @@ struct MachineLimits {
 /// for a device of one thread: in that thread's CPU time.
 MachineLimits MeasureLimits(kernels::Device& device, bool cpu_time);
 
+/// The same of a GPU: memory by adding two arrays of `bytes` each (three times that in all), and
+/// bfloat16 matrices by a cube of `side` with products as fast as the device has them.
+MachineLimits MeasureGpuLimits(kernels::Device& device, int64_t bytes, int64_t side);
+
 }  // namespace shardline::bench

@@ -39,8 +39,6 @@ TEST(DecodeGraphs, SizesHoldEveryStepAndWasteLittle) {
   }
 }
 
-bool OnCpu() { return DeviceUnderTest() == kernels::DeviceKind::kCpu; }
-
 constexpr int kSlots = 6;
 constexpr int kSteps = 60;
 
@@ -134,7 +132,7 @@ class RecordedSteps : public testing::TestWithParam<Case> {
 TEST_P(RecordedSteps, GiveTheSameBits) {
   const int before = RecordingDevice::Replays();
   // Where threads are emulated one by one, one life is enough.
-  for (uint32_t seed = 0; seed < (OnCpu() ? 3 : 1); ++seed) {
+  for (uint32_t seed = 0; seed < (DeviceIsEmulated() ? 1 : 3); ++seed) {
     const auto recorded = Make(true, true), plain = Make(false, true);
     ASSERT_TRUE(recorded && plain);
     const auto found = Live(*recorded, seed, false), expected = Live(*plain, seed, false);
@@ -144,13 +142,13 @@ TEST_P(RecordedSteps, GiveTheSameBits) {
       ASSERT_EQ(found[step].logits, expected[step].logits) << "step " << step;
     }
   }
-  if (OnCpu()) {
+  if (DeviceUnderTest() == kernels::DeviceKind::kCpu) {
     EXPECT_GT(RecordingDevice::Replays(), before + 20) << "little was replayed";
   }
 }
 
 TEST_P(RecordedSteps, FeedTokensBackWithoutTheHost) {
-  for (uint32_t seed = 0; seed < (OnCpu() ? 6 : 2); ++seed) {
+  for (uint32_t seed = 0; seed < (DeviceIsEmulated() ? 2 : 6); ++seed) {
     const auto recorded = Make(true, false), plain = Make(false, false);
     ASSERT_TRUE(recorded && plain);
     const bool only_plain = seed % 2 == 0;

@@ -100,9 +100,9 @@ class Families : public testing::TestWithParam<Case> {
     ASSERT_FALSE(oracle_.sequences.empty());
   }
 
-  /// On the CPU every prefix as one prefill; the prompt in one piece and in chunks, with decodes
-  /// after it; and token by token from the first. On other devices, which tests emulate thread by
-  /// thread, the first sequence in chunks with decodes after it.
+  /// Every prefix as one prefill; the prompt in one piece and in chunks, with decodes
+  /// after it; and token by token from the first. Where a device is emulated
+  /// thread by thread, the first sequence in chunks with decodes after it.
   LogitError Compare() {
     LogitError error;
     for (const FamilyOracle::Sequence& sequence : oracle_.sequences) {
@@ -112,7 +112,7 @@ class Families : public testing::TestWithParam<Case> {
         error.Add(sequence, *logits, first);
       };
       const int last = sequence.prompt - 1;
-      if (DeviceUnderTest() != kernels::DeviceKind::kCpu) {
+      if (DeviceIsEmulated()) {
         add(StepwiseLogits(*driver_, tokens, last, kChunk), last);
         return error;
       }

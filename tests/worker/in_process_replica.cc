@@ -12,11 +12,20 @@
 
 namespace shardline::worker {
 
-kernels::DeviceKind DeviceUnderTest() {
+namespace {
+
+std::string NameOfDevice() {
   const char* name = std::getenv("SHARDLINE_TEST_DEVICE");
-  return name != nullptr && std::string(name) == "cuda" ? kernels::DeviceKind::kCuda
-                                                        : kernels::DeviceKind::kCpu;
+  return name == nullptr ? "cpu" : name;
 }
+
+}  // namespace
+
+kernels::DeviceKind DeviceUnderTest() {
+  return NameOfDevice() == "cpu" ? kernels::DeviceKind::kCpu : kernels::DeviceKind::kCuda;
+}
+
+bool DeviceIsEmulated() { return NameOfDevice() == "emulated"; }
 
 struct InProcessReplica::Rank {
   parallel::RankShard shard;
@@ -60,6 +69,14 @@ absl::Status InProcessReplica::OnAllRanks(const Body& body) {
 
 absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
     const std::string& model_path, const ReplicaOptions& options) {
+  absl::StatusOr<std::unique_ptr<model::Checkpoint>> checkpoint =
+      model::Checkpoint::Open(model_path);
+  if (!checkpoint.ok()) return checkpoint.status();
+  return Create(*std::move(checkpoint), options);
+}
+
+absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
+    std::unique_ptr<model::Checkpoint> checkpoint, const ReplicaOptions& options) {
   std::unique_ptr<InProcessReplica> replica(new InProcessReplica());
   replica->options_ = options;
   if (options.kv_blocks == 0) {
@@ -67,10 +84,7 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
         int64_t{options.max_num_seqs} *
         ((options.max_model_len + options.block_size - 1) / options.block_size);
   }
-  absl::StatusOr<std::unique_ptr<model::Checkpoint>> checkpoint =
-      model::Checkpoint::Open(model_path);
-  if (!checkpoint.ok()) return checkpoint.status();
-  replica->checkpoint_ = *std::move(checkpoint);
+  replica->checkpoint_ = std::move(checkpoint);
   absl::StatusOr<model::FamilyModel> family = model::Describe(*replica->checkpoint_);
   if (!family.ok()) return family.status();
   replica->family_ = *std::move(family);
@@ -126,6 +140,11 @@ absl::Status InProcessReplica::Load(Rank& rank, const std::vector<model::BoundWe
       {options_.weights, options_.quantization, options_.products}, [](int64_t, int64_t) {});
   if (!loaded.ok()) return loaded.status();
   step_weight_bytes_ += loaded->bytes;
+  for (const LayerWeights& layer : loaded->layers) {
+    for (const kernels::ExpertWeights& expert : layer.experts) {
+      expert_weight_bytes_ += expert.gate.bytes() + expert.up.bytes() + expert.down.bytes();
+    }
+  }
   if (!spec().tied_embeddings) {
     step_weight_bytes_ -= loaded->shared[model::Role::kEmbedding].bytes();
   }

@@ -21,8 +21,11 @@
 
 namespace shardline::worker {
 
-/// SHARDLINE_TEST_DEVICE: "cpu" (the default), or "cuda" where a program has such a device.
+/// SHARDLINE_TEST_DEVICE: "cpu" (the default); "cuda", or "emulated" where a program contains the
+/// emulation of such a device.
 kernels::DeviceKind DeviceUnderTest();
+/// Whether that takes so long for each thread of a kernel that tests do less.
+bool DeviceIsEmulated();
 
 struct ReplicaOptions {
   parallel::Layout layout;
@@ -57,12 +60,16 @@ class InProcessReplica {
   /// Loads all ranks' shards. The error of the first rank that has one.
   static absl::StatusOr<std::unique_ptr<InProcessReplica>> Create(const std::string& model_path,
                                                                   const ReplicaOptions& options);
+  static absl::StatusOr<std::unique_ptr<InProcessReplica>> Create(
+      std::unique_ptr<model::Checkpoint> checkpoint, const ReplicaOptions& options);
   ~InProcessReplica();
 
   const ReplicaOptions& options() const { return options_; }
   const model::ModelSpec& spec() const { return family_.spec; }
   /// Bytes of the weights that every step reads, of all ranks: not tables of rows to look up.
   int64_t step_weight_bytes() const { return step_weight_bytes_; }
+  /// Those among them of experts, of which a token reads a few.
+  int64_t expert_weight_bytes() const { return expert_weight_bytes_; }
   const std::vector<parallel::RankShard>& shards() const { return shards_; }
   /// Sizes of decode steps that the first rank has recorded.
   size_t recorded() const;
@@ -93,6 +100,7 @@ class InProcessReplica {
   std::vector<parallel::RankShard> shards_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   std::atomic<int64_t> step_weight_bytes_ = 0;
+  std::atomic<int64_t> expert_weight_bytes_ = 0;
 };
 
 }  // namespace shardline::worker
