@@ -8,7 +8,7 @@ struct Row {
   std::string_view name;
 };
 
-// Block sizes of the GGUF specification, in the order of DType.
+// In the order of DType; the block sizes up to q6_k are those of the GGUF specification.
 constexpr Row kRows[] = {
     {{1, 4}, "float32"},                     //
     {{1, 2}, "float16"},                     //
@@ -21,6 +21,7 @@ constexpr Row kRows[] = {
     {{256, 2 + 2 + 12 + 128}, "q4_k"},       // scales of scales and minima, 8 x 6 bits each
     {{256, 2 + 2 + 12 + 32 + 128}, "q5_k"},  // as q4_k, with fifth bits
     {{256, 128 + 64 + 16 + 2}, "q6_k"},      // low 4 bits, high 2 bits, 16 x int8, scale
+    {{128, 4 + 128}, "float8_e4m3"},         // scale, 128 x 8 bits
 };
 
 }  // namespace

@@ -5,8 +5,9 @@
 
 namespace shardline::kernels {
 
-/// Element formats of weights, KV cache and activations. The block formats are those of the GGUF
-/// specification: a row is a run of blocks, each holding a fixed number of elements.
+/// Element formats of weights, KV cache and activations. In the block formats a row is a run of
+/// blocks, each holding a fixed number of elements. They are those of the GGUF specification, and
+/// kE4M3: a float32 scale, then 128 numbers of 8 bits (4 of exponent, 3 of mantissa, no infinity).
 enum class DType : uint8_t {
   kF32,
   kF16,
@@ -19,6 +20,7 @@ enum class DType : uint8_t {
   kQ4_K,
   kQ5_K,
   kQ6_K,
+  kE4M3,
 };
 
 /// Geometry of a format: `elements` values are stored in `bytes` bytes. Plain formats have one

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,6 +17,15 @@ namespace shardline::model {
 
 enum class CheckpointFormat : uint8_t { kGguf, kHuggingFace };
 
+/// The scales of a float8 matrix: element [r][c] is its number times At(r, c).
+struct Float8Scales {
+  int64_t rows = 0, cols = 0;  // of the matrix, that one scale covers
+  int64_t across = 0;          // scales side by side
+  std::vector<float> values;
+
+  float At(int64_t row, int64_t col) const { return values[row / rows * across + col / cols]; }
+};
+
 /// A tensor of a checkpoint file: memory-mapped bytes, checked to lie within the file and to have
 /// the size that dtype and shape imply.
 struct SourceTensor {
@@ -24,6 +34,9 @@ struct SourceTensor {
   kernels::DType dtype = kernels::DType::kF32;
   std::vector<int64_t> shape;  // outermost first: [rows, cols] for a matrix
   std::span<const std::byte> data;
+  /// Of a matrix of kernels::DType::kE4M3, whose `data` is one byte an element: scales of columns
+  /// in multiples of a block. ReadFloat8Row (float8.h) brings the two together.
+  std::optional<Float8Scales> scales;
 };
 
 /// A model on disk: tensors and metadata, of a GGUF file or a Hugging Face directory. Files stay

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "model/float8.h"
 #include "model/json_access.h"
 #include "model/mapped_file.h"
 #include "model/safetensors.h"
@@ -69,11 +70,18 @@ class HuggingFaceCheckpoint : public Checkpoint {
       return absl::InvalidArgumentError(absl::StrCat(path_, "/config.json: not a JSON object"));
     }
     std::error_code ignored;
-    if (fs::exists(fs::path(path_) / kIndexName, ignored)) return LoadSharded();
-    if (fs::exists(fs::path(path_) / kSingleName, ignored)) return LoadFile(kSingleName);
-    return absl::NotFoundError(absl::StrCat(
-        path_, " has neither ", kSingleName, " nor ", kIndexName,
-        "; weights in another form (pytorch_model.bin) must be converted to safetensors first"));
+    absl::Status loaded;
+    if (fs::exists(fs::path(path_) / kIndexName, ignored)) {
+      loaded = LoadSharded();
+    } else if (fs::exists(fs::path(path_) / kSingleName, ignored)) {
+      loaded = LoadFile(kSingleName);
+    } else {
+      return absl::NotFoundError(absl::StrCat(
+          path_, " has neither ", kSingleName, " nor ", kIndexName,
+          "; weights in another form (pytorch_model.bin) must be converted to safetensors first"));
+    }
+    if (!loaded.ok()) return loaded;
+    return AttachFloat8Scales(config_, path_ + "/config.json", tensors_);
   }
 
  private:

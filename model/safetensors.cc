@@ -33,15 +33,18 @@ absl::Status ReadTensor(const nlohmann::json& entry, std::span<const std::byte> 
     tensor.dtype = DType::kF16;
   } else if (*dtype == "BF16") {
     tensor.dtype = DType::kBF16;
+  } else if (*dtype == "F8_E4M3") {
+    tensor.dtype = DType::kE4M3;
   } else {
-    return access.Error("dtype", "F32, F16 or BF16");
+    return access.Error("dtype", "F32, F16, BF16 or F8_E4M3");
   }
   const nlohmann::json* shape = access.Find("shape");
   const nlohmann::json* offsets = access.Find("data_offsets");
   if (shape == nullptr || !shape->is_array() || shape->size() > kMaxDimensions) {
     return access.Error("shape", "an array of at most 8 sizes");
   }
-  int64_t bytes = kernels::FormatOf(tensor.dtype).bytes;
+  // Of one element: the scales of float8 are tensors of their own.
+  int64_t bytes = tensor.dtype == DType::kE4M3 ? 1 : kernels::FormatOf(tensor.dtype).bytes;
   for (const nlohmann::json& size : *shape) {
     const int64_t n = AsSize(size);
     if (n < 1 || __builtin_mul_overflow(bytes, n, &bytes)) {

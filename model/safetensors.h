@@ -11,7 +11,7 @@ namespace shardline::model {
 
 /// The tensors of one safetensors file (the Hugging Face safetensors format): an 8-byte header
 /// length, a JSON header, then the data. `bytes` must outlive the result; `origin` names the file.
-/// float32, float16 and bfloat16 only.
+/// float32, float16, bfloat16 and float8 (E4M3, whose scales float8.h finds) only.
 absl::StatusOr<std::vector<SourceTensor>> ParseSafetensors(std::span<const std::byte> bytes,
                                                            const std::string& origin);
 

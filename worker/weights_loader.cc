@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/dequantize.h"
 #include "kernels/quantize.h"
+#include "model/float8.h"
 
 namespace shardline::worker {
 namespace {
@@ -30,6 +31,7 @@ struct Job {
   Tensor target;  // data filled in once allocated
 };
 
+/// Also where the source's rows are no whole blocks.
 bool CutsBlocks(const BoundWeight& weight, const parallel::Slice& slice) {
   const int64_t block = kernels::FormatOf(weight.source->dtype).elements;
   return slice.cols.begin % block != 0 || slice.cols.size() % block != 0;
@@ -84,12 +86,17 @@ bool IsNeeded(const model::WeightEntry& entry, bool tied, const parallel::RankSh
   return shard.last_stage;
 }
 
-/// Rows of the source as the weight sees them. A transposed one is gathered from its columns.
+/// Rows of the source as the weight sees them. A transposed one is gathered from its columns, one
+/// of float8 from numbers and scales.
 class SourceRows {
  public:
   explicit SourceRows(const BoundWeight& weight) : entry_(weight.entry), source_(*weight.source) {
     const int64_t element = kernels::FormatOf(source_.dtype).bytes;
     row_bytes_ = entry_.cols == 1 ? element : kernels::RowBytes(source_.dtype, entry_.cols);
+    if (source_.scales) {
+      row_bytes_ = model::Float8RowBytes(source_);
+      gathered_.resize(row_bytes_);
+    }
     if (entry_.place.transposed) {
       stride_ = source_.shape.back() * element;
       gathered_.resize(row_bytes_);
@@ -98,6 +105,10 @@ class SourceRows {
 
   const std::byte* Row(int64_t row) {
     const int64_t at = entry_.place.Row(row);
+    if (source_.scales) {
+      model::ReadFloat8Row(source_, at, gathered_.data());
+      return gathered_.data();
+    }
     if (!entry_.place.transposed) return source_.data.data() + at * row_bytes_;
     const int64_t element = row_bytes_ / entry_.cols;
     for (int64_t c = 0; c < entry_.cols; ++c) {

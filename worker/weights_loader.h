@@ -74,9 +74,9 @@ struct WeightOptions {
 };
 
 /// Copies this rank's slice of every weight to the device. Only pages that hold the slice are read.
-/// A slice that cuts through quantised blocks is expanded to float32. With tied embeddings the
-/// last stage gets the embedding's shard as its head. `progress` hears (bytes loaded, bytes in
-/// all), in bytes of the device's copy, on the calling thread.
+/// A slice that cuts through quantised blocks, or has a part of one, is expanded to float32. With
+/// tied embeddings the last stage gets the embedding's shard as its head. `progress` hears (bytes
+/// loaded, bytes in all), in bytes of the device's copy, on the calling thread.
 absl::StatusOr<ShardWeights> LoadShard(kernels::Device& device,
                                        const std::vector<model::BoundWeight>& weights,
                                        bool tied_embeddings, const parallel::ModelDims& dims,

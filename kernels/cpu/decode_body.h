@@ -1,7 +1,7 @@
 // Included by level_*.cc after the level's simd header. Decodes every weight format to float
 // vectors, 32 elements ("a unit") at a time, in natural order. Each product of a block's scale and
-// a quantised value is exact in float32 and at most one rounding follows, so that all levels agree
-// bit for bit.
+// a quantised value is exact in float32 and at most one rounding follows, or it is the one that is
+// rounded, so that all levels agree bit for bit.
 
 namespace shardline::kernels::cpu::SHARDLINE_LEVEL {
 
@@ -148,6 +148,19 @@ struct Format<DType::kQ6_K> {
       const float scale = h.scale[2 * u + i * kLanes / 16];
       out[i] = Mul(Sub(out[i], Set1(32.0f)), Set1(scale));
     }
+  }
+};
+
+template <>
+struct Format<DType::kE4M3> {
+  static constexpr int kUnits = 4, kBytes = 132;
+  struct Header {
+    float d;
+  };
+  SHARDLINE_INLINE void Read(const uint8_t* block, Header& h) { h.d = FloatOfBits(U32At(block)); }
+  SHARDLINE_INLINE void Unit(const uint8_t* block, const Header& h, int u, V* out) {
+    WidenE4M3(LoadBytes(block + 4 + u * kUnit), out);
+    for (int i = 0; i < kUnitVectors; ++i) out[i] = Mul(out[i], Set1(h.d));
   }
 };
 

@@ -10,7 +10,7 @@
 /// keep the copy compiled with the widest instructions for the whole program.
 namespace shardline::kernels::cpu {
 
-constexpr int kDTypes = 11;
+constexpr int kDTypes = 12;
 constexpr int kActivations = 4;
 constexpr int kPanelRows = 4;   // rows of w per register tile
 constexpr int kKeyTile = 32;    // keys per step of the online softmax, at absolute positions

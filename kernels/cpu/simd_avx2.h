@@ -119,6 +119,23 @@ SHARDLINE_INLINE void WidenSigned(Bytes b, V* out) {
   out[2] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high));
   out[3] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(high, 8)));
 }
+/// 16 as halves, 2^8 times too small.
+SHARDLINE_INLINE __m256i HalvesOfE4M3(__m128i b) {
+  const __m256i wide = _mm256_cvtepu8_epi16(b);
+  const __m256i rest = _mm256_and_si256(wide, _mm256_set1_epi16(0x7f));
+  const __m256i nan = _mm256_cmpeq_epi16(rest, _mm256_set1_epi16(0x7f));
+  const __m256i sign = _mm256_slli_epi16(_mm256_xor_si256(wide, rest), 8);
+  return _mm256_or_si256(_mm256_or_si256(sign, _mm256_slli_epi16(rest, 7)),
+                         _mm256_srli_epi16(nan, 1));
+}
+SHARDLINE_INLINE void WidenE4M3(Bytes b, V* out) {
+  for (int i = 0; i < 2; ++i) {
+    const __m256i halves =
+        HalvesOfE4M3(i == 0 ? _mm256_castsi256_si128(b) : _mm256_extracti128_si256(b, 1));
+    out[2 * i] = Mul(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), Set1(256.0f));
+    out[2 * i + 1] = Mul(_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)), Set1(256.0f));
+  }
+}
 SHARDLINE_INLINE void ScaleBytes8(uint64_t bytes, float scale, float* out) {
   const __m128i b = _mm_cvtsi64_si128(static_cast<int64_t>(bytes));
   Store(out, Mul(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)), Set1(scale)));

@@ -104,6 +104,16 @@ SHARDLINE_INLINE void WidenSigned(Bytes b, V* out) {
   out[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(b)));
   out[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(b, 1)));
 }
+SHARDLINE_INLINE void WidenE4M3(Bytes b, V* out) {
+  const __m512i wide = _mm512_cvtepu8_epi16(b);
+  const __m512i rest = _mm512_and_si512(wide, _mm512_set1_epi16(0x7f));
+  const __mmask32 nan = _mm512_cmpeq_epi16_mask(rest, _mm512_set1_epi16(0x7f));
+  const __m512i sign = _mm512_slli_epi16(_mm512_xor_si512(wide, rest), 8);
+  __m512i halves = _mm512_or_si512(sign, _mm512_slli_epi16(rest, 7));  // 2^8 times too small
+  halves = _mm512_mask_blend_epi16(nan, halves, _mm512_set1_epi16(0x7fff));
+  out[0] = Mul(_mm512_cvtph_ps(_mm512_castsi512_si256(halves)), Set1(256.0f));
+  out[1] = Mul(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1)), Set1(256.0f));
+}
 SHARDLINE_INLINE void ScaleBytes8(uint64_t bytes, float scale, float* out) {
   const __m128i b = _mm_cvtsi64_si128(static_cast<int64_t>(bytes));
   _mm256_storeu_ps(

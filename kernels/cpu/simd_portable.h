@@ -141,6 +141,15 @@ SHARDLINE_INLINE void WidenUnsigned(Bytes b, V* out) {
 SHARDLINE_INLINE void WidenSigned(Bytes b, V* out) {
   for (int i = 0; i < 32; ++i) out[i / kLanes][i % kLanes] = static_cast<int8_t>(b.at[i]);
 }
+/// Numbers of 8 bits: sign, 4 bits of exponent less 7, 3 of mantissa; all ones is NaN.
+SHARDLINE_INLINE void WidenE4M3(Bytes b, V* out) {
+  for (int i = 0; i < 32; ++i) {
+    const uint32_t sign = static_cast<uint32_t>(b.at[i] & 0x80) << 24, rest = b.at[i] & 0x7f;
+    // In a float's place, then scaled by 2^120: exact, subnormals too.
+    const float value = FloatOfBits(sign | rest << 20) * 0x1p120f;
+    out[i / kLanes][i % kLanes] = rest == 0x7f ? FloatOfBits(0x7fc00000) : value;
+  }
+}
 /// out[i] = scale * low byte i of `bytes`, i < 8.
 SHARDLINE_INLINE void ScaleBytes8(uint64_t bytes, float scale, float* out) {
   for (int i = 0; i < 8; ++i) out[i] = scale * static_cast<float>((bytes >> (8 * i)) & 255);

@@ -6,7 +6,7 @@ namespace shardline::kernels::cpu::SHARDLINE_LEVEL {
   {                                                                                          \
     f<DType::kF32>, f<DType::kF16>, f<DType::kBF16>, f<DType::kQ8_0>, f<DType::kQ4_0>,       \
         f<DType::kQ4_1>, f<DType::kQ5_0>, f<DType::kQ5_1>, f<DType::kQ4_K>, f<DType::kQ5_K>, \
-        f<DType::kQ6_K>                                                                      \
+        f<DType::kQ6_K>, f<DType::kE4M3>                                                     \
   }
 
 constexpr KernelTable MakeTable(const char* name) {

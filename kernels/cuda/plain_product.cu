@@ -123,6 +123,8 @@ cudaError_t LaunchExpand(DType type, const void* w, int64_t rows, int64_t cols, 
       return LaunchExpandOf<DType::kQ5_K>(w, rows, cols, out, stream);
     case DType::kQ6_K:
       return LaunchExpandOf<DType::kQ6_K>(w, rows, cols, out, stream);
+    case DType::kE4M3:
+      return LaunchExpandOf<DType::kE4M3>(w, rows, cols, out, stream);
     default:
       return cudaErrorInvalidValue;
   }

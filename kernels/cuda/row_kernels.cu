@@ -179,6 +179,9 @@ cudaError_t LaunchEmbedding(DType type, const void* table, int64_t table_rows,
     case DType::kQ6_K:
       embed = Embed<DType::kQ6_K>;
       break;
+    case DType::kE4M3:
+      embed = Embed<DType::kE4M3>;
+      break;
   }
   if (embed == nullptr) return cudaErrorInvalidValue;
   return embed(table, table_rows, vocabulary_begin, tokens, count, cols, out, stream);

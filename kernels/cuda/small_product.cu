@@ -131,6 +131,8 @@ cudaError_t LaunchSmallProduct(DType type, const ProductArgs& args, cudaStream_t
       return Launch<DType::kQ5_K>(args, stream);
     case DType::kQ6_K:
       return Launch<DType::kQ6_K>(args, stream);
+    case DType::kE4M3:
+      return Launch<DType::kE4M3>(args, stream);
   }
   return cudaErrorInvalidValue;
 }

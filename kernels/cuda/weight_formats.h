@@ -13,6 +13,7 @@
 #ifdef __CUDA_ARCH__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #endif
 
 /// Decodes every weight format, eight elements at a time. The same code runs on the host, where
@@ -266,6 +267,38 @@ struct WeightFormat<DType::kQ6_K> {
       out[i] = (FloatOfByte(q.low, i) - 32.0f) * scale;
       out[i + 4] = (FloatOfByte(q.high, i) - 32.0f) * scale;
     }
+  }
+};
+
+/// The four numbers of a word, 8 bits each.
+SHARDLINE_BOTH void FloatsOfE4M3(uint32_t word, float* out) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  for (int i = 0; i < 2; ++i) {
+    const __half2 pair =
+        __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(word >> 16 * i), __NV_E4M3);
+    const float2 both = __half22float2(pair);
+    out[2 * i] = both.x;
+    out[2 * i + 1] = both.y;
+  }
+#else
+  for (int i = 0; i < 4; ++i) {
+    // Exponent and mantissa in a float's place, then scaled by 2^120: exact, subnormals too.
+    const uint32_t byte = word >> 8 * i & 0xff, rest = byte & 0x7f;
+    const float value = FloatOfBits((byte & 0x80) << 24 | rest << 20) * 0x1p120f;
+    out[i] = rest == 0x7f ? FloatOfBits(0x7fc00000) : value;
+  }
+#endif
+}
+
+template <>
+struct WeightFormat<DType::kE4M3> {
+  static constexpr int kElements = 128, kBytes = 132;
+  SHARDLINE_BOTH static void Decode(const uint8_t* block, int octet, float (&out)[kOctet]) {
+    const float d = FloatOfBits(Load32<4>(block));
+    const Bytes8 q = LoadBytes8<4>(block + 4 + octet * 8);
+    FloatsOfE4M3(q.low, out);
+    FloatsOfE4M3(q.high, out + 4);
+    for (int i = 0; i < kOctet; ++i) out[i] *= d;
   }
 };
 

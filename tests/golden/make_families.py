@@ -133,12 +133,22 @@ def make(case, root):
         json.dump(written, file, indent=1)
         file.write("\n")
 
-    generator = np.random.default_rng(case.seed)
-    vocabulary = case.config["vocab_size"]
     exact = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **MODES).eval()
     for name, parameter in exact.named_parameters():
         assert torch.equal(parameter, dict(model.named_parameters())[name].float()), name
     rounded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, **MODES).eval()
+    oracle = write_oracle(case, exact, rounded, directory)
+    read_back = ""
+    if case.gguf:
+        family_gguf.write(case, exact, os.path.join(directory, "model.gguf"))
+        read_back = "gguf " + family_gguf.check(case, exact, directory)
+    report(case, oracle, directory, read_back)
+
+
+def write_oracle(case, exact, rounded, directory):
+    """oracle.json and logits.bin of a model in float32 and the same in bfloat16."""
+    generator = np.random.default_rng(case.seed)
+    vocabulary = case.config["vocab_size"]
     oracle = {"versions": {"transformers": transformers.__version__, "torch": torch.__version__},
               "sequences": []}
     blobs, errors, distinct = [], [], set()
@@ -159,12 +169,13 @@ def make(case, root):
     with open(os.path.join(directory, "oracle.json"), "w", encoding="utf-8") as file:
         json.dump(oracle, file, separators=(",", ":"))
         file.write("\n")
-    read_back = ""
-    if case.gguf:
-        family_gguf.write(case, exact, os.path.join(directory, "model.gguf"))
-        read_back = "gguf " + family_gguf.check(case, exact, directory)
+    oracle["distinct"] = len(distinct)
+    return oracle
+
+
+def report(case, oracle, directory, read_back=""):
     size = sum(os.path.getsize(os.path.join(directory, f)) for f in os.listdir(directory))
-    print(f"{case.name:16} {size >> 10:4} KB  {len(distinct):3} tokens  bfloat16 error "
+    print(f"{case.name:16} {size >> 10:4} KB  {oracle['distinct']:3} tokens  bfloat16 error "
           f"{oracle['bfloat16_error']['max']:.3g}  {read_back}", flush=True)
 
 

@@ -35,6 +35,7 @@ TEST(CudaFormats, BlockFormatsAreWhatTheCpuExpands) {
   ExpectSameAsDequantize<DType::kQ4_K>();
   ExpectSameAsDequantize<DType::kQ5_K>();
   ExpectSameAsDequantize<DType::kQ6_K>();
+  ExpectSameAsDequantize<DType::kE4M3>();
 }
 
 template <DType kType>
@@ -52,6 +53,22 @@ TEST(CudaFormats, GeometryIsTheFormats) {
   ExpectGeometry<DType::kQ4_K>();
   ExpectGeometry<DType::kQ5_K>();
   ExpectGeometry<DType::kQ6_K>();
+  ExpectGeometry<DType::kE4M3>();
+}
+
+TEST(CudaFormats, EveryE4M3) {
+  for (uint32_t byte = 0; byte < 256; ++byte) {
+    uint8_t block[132];
+    const float one = 1;
+    std::memcpy(block, &one, sizeof(one));
+    std::memset(block + 4, static_cast<int>(byte), 128);
+    float found[kOctet], expected[128];
+    DecodeOctet<DType::kE4M3>(block, 5, found);
+    Dequantize(DType::kE4M3, block, 128, expected);
+    ASSERT_EQ(found[3] != found[3], (byte & 0x7f) == 0x7f) << byte;
+    ASSERT_EQ(expected[3] != expected[3], (byte & 0x7f) == 0x7f) << byte;
+    if ((byte & 0x7f) != 0x7f) ASSERT_TRUE(SameBits(found, expected + 40, kOctet)) << byte;
+  }
 }
 
 TEST(CudaFormats, EveryHalfAndBFloat16) {

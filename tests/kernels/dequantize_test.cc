@@ -1,4 +1,5 @@
-// Every weight format against the gguf package (tests/golden/make_quantized.py), bit for bit.
+// Every weight format against the gguf package (tests/golden/make_quantized.py), float8 against
+// torch (tests/golden/make_float8.py), bit for bit.
 
 #include "kernels/dequantize.h"
 
@@ -21,7 +22,7 @@ std::vector<uint8_t> ReadFile(const std::string& name) {
 
 using DequantizeTest = LevelTest;
 
-TEST_P(DequantizeTest, EqualsGguf) {
+TEST_P(DequantizeTest, EqualsGgufOrTorch) {
   for (const DType dtype : kAllTypes) {
     if (dtype == DType::kF32) continue;
     const std::string name(Name(dtype));

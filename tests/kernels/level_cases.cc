@@ -24,6 +24,17 @@ std::vector<int> ScaleOffsets(DType dtype) {
   }
 }
 
+/// Makes a block of random bits one of numbers: a scale in [2^-9, 2^-8), no NaN.
+void PutE4M3Scale(uint8_t* block) {
+  uint32_t scale;
+  std::memcpy(&scale, block, sizeof(scale));
+  scale = (scale & 0x807fffff) | 118u << 23;
+  std::memcpy(block, &scale, sizeof(scale));
+  for (uint8_t* byte = block + sizeof(scale); byte < block + FormatOf(DType::kE4M3).bytes; ++byte) {
+    if ((*byte & 0x7f) == 0x7f) *byte ^= 1;
+  }
+}
+
 std::vector<LevelCase> Cases(bool panels) {
   std::vector<LevelCase> cases;
   for (const cpu::KernelTable* kernels : cpu::AvailableLevels()) {
@@ -72,6 +83,10 @@ PackedMatrix::PackedMatrix(DType dtype, int64_t rows, int64_t cols, std::mt19937
   } else {
     for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
     for (size_t block = 0; block < bytes.size(); block += FormatOf(dtype).bytes) {
+      if (dtype == DType::kE4M3) {
+        PutE4M3Scale(&bytes[block]);
+        continue;
+      }
       for (const int offset : ScaleOffsets(dtype)) put_half(block + offset);
     }
   }

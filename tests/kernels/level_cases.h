@@ -60,7 +60,7 @@ struct PackedMatrix {
 
 constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0,
                                DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
-                               DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+                               DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kE4M3};
 
 /// Whether `count` floats are the same bits.
 bool SameBits(const float* a, const float* b, int64_t count);
