@@ -137,8 +137,8 @@ absl::Status AttachFloat8Scales(const nlohmann::json& config, const std::string&
   for (SourceTensor& tensor : tensors) {
     if (!is_float8(tensor)) continue;
     if (tensor.shape.size() != 2 || !tensor.name.ends_with(kWeight)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          tensor.file, ": tensor ", Quoted(tensor.name), " is float8 and not a matrix \"...weight\""));
+      return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", Quoted(tensor.name),
+                                                     " is float8 and not a matrix \"...weight\""));
     }
     const std::string stem = tensor.name.substr(0, tensor.name.size() - kWeight.size());
     const SourceTensor* scale = nullptr;
@@ -147,9 +147,9 @@ absl::Status AttachFloat8Scales(const nlohmann::json& config, const std::string&
       if (found != by_name.end() && scale == nullptr) scale = found->second;
     }
     if (scale == nullptr) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(tensor.file, ": tensor ", Quoted(tensor.name),
-                       " is float8, and there is no tensor ", Quoted(stem + kScaleNames[1])));
+      return absl::InvalidArgumentError(absl::StrCat(tensor.file, ": tensor ", Quoted(tensor.name),
+                                                     " is float8, and there is no tensor ",
+                                                     Quoted(stem + kScaleNames[1])));
     }
     absl::StatusOr<Float8Scales> scales = ScalesOf(tensor, *scale, *block);
     if (!scales.ok()) return scales.status();

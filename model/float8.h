@@ -15,8 +15,8 @@ namespace shardline::model {
 /// tensors of their own, and takes those out of `tensors`. `config` is config.json, `origin` its
 /// name: "quantization_config" says how large the blocks are. Known are
 ///   quant_method fp8: NAME.weight_scale_inv, or NAME.weight_scale, by blocks or one a tensor;
-///   quant_method compressed-tensors, format float-quantized: NAME.weight_scale, one a tensor, one a
-///   row or by blocks.
+///   quant_method compressed-tensors, format float-quantized: NAME.weight_scale, one a tensor, one
+///   a row or by blocks.
 /// Scales of activations (NAME.input_scale) are taken out and not used: activations stay in a wider
 /// type. kInvalidArgument names the tensor when a scale is missing, of another shape or not finite,
 /// and the key when the configuration says something else.

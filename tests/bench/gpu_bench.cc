@@ -56,7 +56,7 @@ class Bench {
         "| what | µs | GB/s | of memory | TFLOP/s | of matrices |\n|---|---|---|---|---|---|\n");
     Upload();
     for (const DType type :
-         {DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K}) {
+         {DType::kBF16, DType::kE4M3, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K}) {
       for (const int64_t rows : {1, 8, 32, 64, 512, 2048}) {
         Product(*device_, "", type, rows, 4096, 11008);  // Llama-2-7B, down
         Product(*device_, "", type, rows, 20480, 7168);  // Yi-34B, gate or up
