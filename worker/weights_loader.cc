@@ -92,15 +92,12 @@ class SourceRows {
  public:
   explicit SourceRows(const BoundWeight& weight) : entry_(weight.entry), source_(*weight.source) {
     const int64_t element = kernels::FormatOf(source_.dtype).bytes;
-    row_bytes_ = entry_.cols == 1 ? element : kernels::RowBytes(source_.dtype, entry_.cols);
-    if (source_.scales) {
-      row_bytes_ = model::Float8RowBytes(source_);
-      gathered_.resize(row_bytes_);
-    }
-    if (entry_.place.transposed) {
-      stride_ = source_.shape.back() * element;
-      gathered_.resize(row_bytes_);
-    }
+    row_bytes_ = source_.scales     ? model::Float8RowBytes(source_)
+                 : entry_.cols == 1 ? element
+                                    : kernels::RowBytes(source_.dtype, entry_.cols);
+    if (entry_.place.transposed) stride_ = source_.shape.back() * element;
+    if (source_.scales || entry_.place.transposed)
+      gathered_.resize(static_cast<size_t>(row_bytes_));
   }
 
   const std::byte* Row(int64_t row) {
