@@ -67,7 +67,8 @@ TEST(CudaFormats, EveryE4M3) {
     Dequantize(DType::kE4M3, block, 128, expected);
     ASSERT_EQ(found[3] != found[3], (byte & 0x7f) == 0x7f) << byte;
     ASSERT_EQ(expected[3] != expected[3], (byte & 0x7f) == 0x7f) << byte;
-    if ((byte & 0x7f) != 0x7f) ASSERT_TRUE(SameBits(found, expected + 40, kOctet)) << byte;
+    if ((byte & 0x7f) == 0x7f) continue;
+    ASSERT_TRUE(SameBits(found, expected + 40, kOctet)) << byte;
   }
 }
 
