@@ -25,6 +25,7 @@ void Engine::Post(std::function<void()> event) {
   {
     std::lock_guard lock(mutex_);
     events_.push_back(std::move(event));
+    if (turning_) return;  // the end of the turn sees it
   }
   wake_.notify_one();
 }
@@ -131,7 +132,8 @@ void Engine::FailReplica(uint64_t epoch, const absl::Status& reason) {
 }
 
 void Engine::StepDone(v1::StepResult result) {
-  Post([this, result = std::move(result)] {
+  std::unique_lock lock(mutex_);
+  events_.push_back([this, result = std::move(result)] {
     const auto replica = replicas_.find(result.epoch());
     if (replica == replicas_.end()) return;  // a late word from an earlier life
     absl::StatusOr<std::vector<TokenEvent>> events = scheduler_.Commit(result);
@@ -151,6 +153,8 @@ void Engine::StepDone(v1::StepResult result) {
       requests_.erase(found);
     }
   });
+  // When the engine stops its own thread takes in what is left.
+  if (!turning_ && !stopping_) Turn(lock);
 }
 
 void Engine::SendPlans() {
@@ -254,33 +258,47 @@ void Engine::CountActiveTime() {
 }
 
 void Engine::Run() {
+  std::unique_lock lock(mutex_);
   while (true) {
-    std::vector<std::function<void()>> events;
-    const std::optional<Clock::time_point> deadline = NextDeadline();
-    {
-      std::unique_lock lock(mutex_);
-      const auto ready = [this] { return stopping_ || !events_.empty(); };
-      if (deadline) {
-        wake_.wait_until(lock, *deadline, ready);
-      } else {
-        wake_.wait(lock, ready);
-      }
-      if (stopping_ && events_.empty()) break;
-      events.swap(events_);
-      last_turn_ = Clock::now();
+    const auto ready = [this] { return !turning_ && (stopping_ || !events_.empty()); };
+    known_deadline_ = turning_ ? std::nullopt : deadline_;
+    if (turning_) {
+      wake_.wait(lock, [this] { return !turning_; });
+    } else if (deadline_) {
+      wake_.wait_until(lock, *deadline_, ready);
+    } else {
+      wake_.wait(lock, ready);
     }
-    for (const std::function<void()>& event : events) event();
-    CheckStepDeadlines();
-    SendPlans();
-    TellAdmitted();
-    CountActiveTime();
-    UpdateServing();
-    PublishSnapshot();
-    TellSinks();
+    if (turning_) continue;
+    if (stopping_ && events_.empty()) break;
+    Turn(lock);
   }
+  lock.unlock();
   for (const auto& [id, request] : requests_) {
     request.sink->OnError(absl::CancelledError("the server has shut down"));
   }
+}
+
+void Engine::Turn(std::unique_lock<std::mutex>& lock) {
+  turning_ = true;
+  std::vector<std::function<void()>> events;
+  events.swap(events_);
+  last_turn_ = Clock::now();
+  lock.unlock();
+  for (const std::function<void()>& event : events) event();
+  CheckStepDeadlines();
+  SendPlans();
+  TellAdmitted();
+  CountActiveTime();
+  UpdateServing();
+  PublishSnapshot();
+  TellSinks();
+  const std::optional<Clock::time_point> deadline = NextDeadline();
+  lock.lock();
+  turning_ = false;
+  deadline_ = deadline;
+  const bool sooner = deadline && (!known_deadline_ || *deadline < *known_deadline_);
+  if (stopping_ || !events_.empty() || sooner) wake_.notify_one();
 }
 
 void Engine::PublishSnapshot() {

@@ -30,7 +30,7 @@ class ReplicaLink {
   virtual void Fail(const absl::Status& reason) = 0;
 };
 
-/// Where a request's tokens go. Called on the engine thread, which must not be held up.
+/// Where a request's tokens go. Called in a turn of the engine, which must not be held up.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
@@ -44,10 +44,10 @@ struct EngineOptions {
   SchedulerLimits limits;
   /// A step without result for this long is the loss of its replica.
   std::chrono::milliseconds step_timeout{60'000};
-  /// Hears, on the engine thread, whether requests can be answered now, each time that changes: a
-  /// replica takes requests, and steps that it was given come back. False at first.
+  /// Hears, in a turn of the engine, whether requests can be answered now, each time that changes:
+  /// a replica takes requests, and steps that it was given come back. False at first.
   std::function<void(bool)> on_serving = [](bool) {};
-  /// Runs what tells sinks all the news of a turn, on the engine thread.
+  /// Runs what tells sinks all the news of a turn.
   std::function<void(absl::FunctionRef<void()>)> around_news = [](auto tell) { tell(); };
   /// May be null; must outlive the engine.
   RequestObserver* observer = nullptr;
@@ -78,9 +78,13 @@ struct EngineSnapshot {
   uint64_t steps = 0;
 };
 
-/// One thread owns the scheduler and turns the crank: takes in what others posted, commits results,
-/// sends plans ahead of results to any number of replicas. All public functions are thread-safe and
-/// return at once.
+/// Turns the crank of the scheduler: takes in what others posted, commits results, sends plans
+/// ahead of results to any number of replicas. Whoever turns owns the scheduler meanwhile: a thread
+/// of the engine's, or the one that brings a step's result, which spares waking another for each
+/// step.
+///
+/// All public functions are thread-safe; all return at once but StepDone, which may take a turn, so
+/// that its caller must hold no lock that a link or a sink takes.
 class Engine {
  public:
   explicit Engine(const EngineOptions& options);
@@ -122,7 +126,9 @@ class Engine {
 
   void Post(std::function<void()> event);
   void Run();
-  /// A replica that serves, owned by the engine thread.
+  /// Takes in what was posted so far. `lock` is of mutex_, and nobody turns.
+  void Turn(std::unique_lock<std::mutex>& lock);
+  /// A replica that serves, owned by whoever turns.
   struct Active {
     std::shared_ptr<ReplicaLink> link;
     Clock::time_point oldest_step_since;  // while steps are outstanding
@@ -130,7 +136,7 @@ class Engine {
     Clock::duration active{0};
   };
 
-  /// A request that was accepted and has not ended, owned by the engine thread.
+  /// A request that was accepted and has not ended, owned by whoever turns.
   struct Request {
     std::shared_ptr<TokenSink> sink;
     Clock::time_point submitted;
@@ -172,11 +178,14 @@ class Engine {
   std::condition_variable wake_;
   std::vector<std::function<void()>> events_;
   bool stopping_ = false;
+  bool turning_ = false;
+  // When to turn though nothing was posted, and the same as the waiting thread knows it.
+  std::optional<Clock::time_point> deadline_, known_deadline_;
   Clock::time_point last_turn_ = Clock::now();
   EngineSnapshot published_;
   uint64_t next_id_ = 1;
 
-  // Owned by the engine thread.
+  // Owned by whoever turns.
   Scheduler scheduler_;
   std::unordered_map<uint64_t, Request> requests_;
   std::map<uint64_t, Active> replicas_;  // by epoch
