@@ -117,7 +117,7 @@ class Engine {
   void AbortAll(absl::Status reason);
 
   EngineSnapshot Snapshot() const;
-  /// False when the engine's thread has taken nothing in for longer than `limit`. To be called
+  /// False when the engine has taken nothing in for longer than `limit`. To be called
   /// more often than that: each call gives it something.
   bool Turns(std::chrono::milliseconds limit);
 

@@ -11,7 +11,7 @@ enum class RequestEnd : uint8_t {
   kAbort,   // cancelled, past its deadline, or cut off
 };
 
-/// Hears how accepted requests fare, on the engine thread, which must not be held up.
+/// Hears how accepted requests fare, in a turn of the engine, which must not be held up.
 class RequestObserver {
  public:
   using Seconds = std::chrono::duration<double>;
