@@ -107,6 +107,10 @@ class TileAttention {
   SHARDLINE_INLINE int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
   SHARDLINE_INLINE int64_t Larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+  /// Of a query row in q and in out.
+  int64_t PlaceOf(int64_t row) const {
+    return row / a_.heads * a_.token_stride + row % a_.heads * a_.head_dim;
+  }
   int64_t Position(int64_t row) const { return a_.position[row / a_.heads]; }
   int64_t FirstKey(int64_t position) const {
     return a_.window > 0 && position >= a_.window ? position + 1 - a_.window : 0;
@@ -148,8 +152,7 @@ class TileAttention {
         const int64_t row = c * kLanes + lane;
         words[lane] = _mm512_setzero_si512();
         if (row >= rows_) continue;
-        const float* const q =
-            a_.q + row / a_.heads * a_.token_stride + row % a_.heads * a_.head_dim + step * kStep;
+        const float* const q = a_.q + PlaceOf(row) + step * kStep;
         words[lane] = RoundPair(_mm512_loadu_ps(q), _mm512_loadu_ps(q + kLanes));
       }
       Transpose(words);
@@ -357,10 +360,7 @@ class TileAttention {
       }
       Transpose(words);
       for (int64_t lane = 0; lane < Smaller(kLanes, rows_ - c * kLanes); ++lane) {
-        const int64_t row = c * kLanes + lane;
-        _mm512_storeu_ps(
-            a_.out + row / a_.heads * a_.token_stride + row % a_.heads * a_.head_dim + d,
-            _mm512_castsi512_ps(words[lane]));
+        _mm512_storeu_ps(a_.out + PlaceOf(c * kLanes + lane) + d, _mm512_castsi512_ps(words[lane]));
       }
     }
   }
