@@ -75,7 +75,7 @@ template <class Tiles>
 class TileAttention {
  public:
   static void Run(const AttentionArgs& a) {
-    Tiles::Configure(kTileHeight);
+    Tiles::Configure(kTileHeight, kTileRowBytes);
     TileAttention(a).Attend();
     Tiles::Release();
   }
@@ -380,12 +380,13 @@ class TileAttention {
   float* total_;              // [columns_][16]
 };
 
-/// Products of bfloat16; those of int8 and int4 stay with the vectors: blocks of 32 fill half a
-/// tile, and scaling what comes out of it takes as long as multiplying (docs/cpu-results.md).
 template <class Tiles>
 PanelTable TilePanels() {
   PanelTable table = *Avx512Bf16Kernels()->panels;
   table.bfloat16.multiply = MultiplyTiles<Bfloat16Tiles<Tiles>>;
+  table.q8_0.multiply = MultiplyTiles<Int8Tiles<Tiles, Q8_0>>;
+  table.q4_0.multiply = MultiplyTiles<Int8Tiles<Tiles, Q4_0>>;
+  table.q4_1.multiply = MultiplyTiles<Int8Tiles<Tiles, Q4_1>>;
   table.attention = TileAttention<Tiles>::Run;
   return table;
 }

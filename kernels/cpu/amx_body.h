@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kTileHeight = 16;
 constexpr int kTileFloats = kTileHeight * kWidth;
+constexpr int kTileRowBytes = 64;
 constexpr int64_t kTileStride = 64;  // bytes from row to row, of tiles in panels and in scratch
 
 /// The tiles of rows [begin, end).
@@ -59,13 +60,6 @@ SHARDLINE_INLINE void StoreSums(const PanelArgs& a, int64_t row, int height, int
 constexpr int kStep = 32;                           // of K in one tile
 constexpr int64_t kStepBytes = kStep * kWidth * 2;  // of a panel in bfloat16
 
-/// Whether y of so many rows is more than is read from a cache again, and whole lines.
-SHARDLINE_INLINE bool PassesCaches(const PanelArgs& a, int64_t rows) {
-  constexpr int64_t kCacheBytes = int64_t{1} << 20;
-  return rows * a.n * 4 > kCacheBytes && a.n % kWidth == 0 &&
-         reinterpret_cast<uintptr_t>(a.y) % 64 == 0;
-}
-
 /// y += the products of 32 elements at a time: those at even places and those at odd places, each
 /// one after the other, then the two together, then y. For any number of rows, one as well:
 /// vdpbf16ps adds in another order. K goes in parts, so that a part of a pair of panels stays in
@@ -84,7 +78,7 @@ struct Bfloat16Tiles {
   static void Multiply(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p0, int64_t p1,
                        float* scratch) {
     const TileRows rows(t0, t1);
-    Tiles::Configure(rows.height);
+    Tiles::Configure(rows.height, kTileRowBytes);
     int64_t p = p0;
     if (rows.tiles == 1) {
       for (; p + 4 <= p1; p += 4) Sweep<4>(a, rows, {p, p + 4, p1}, scratch);

@@ -6,8 +6,9 @@ namespace {
 constexpr int kBlock = 32;
 
 /// kBits of an element of w, which is stored plus kOffset; kMinimum: a block has a minimum too.
-template <int kBits_, int kOffset_, bool kMinimum_>
+template <DType kType, int kBits_, int kOffset_, bool kMinimum_>
 struct Int8Format {
+  static constexpr DType kDType = kType;
   static constexpr int kBits = kBits_;
   static constexpr int kOffset = kOffset_;
   static constexpr bool kMinimum = kMinimum_;
@@ -30,9 +31,9 @@ struct Int8Format {
   }
 };
 
-using Q8_0 = Int8Format<8, 128, false>;
-using Q4_0 = Int8Format<4, 8, false>;
-using Q4_1 = Int8Format<4, 0, true>;
+using Q8_0 = Int8Format<DType::kQ8_0, 8, 128, false>;
+using Q4_0 = Int8Format<DType::kQ4_0, 4, 8, false>;
+using Q4_1 = Int8Format<DType::kQ4_1, 4, 0, true>;
 
 /// A number of an Int8Block in every lane; `offset` is its place.
 SHARDLINE_INLINE __m512 Float(const uint8_t* block, int64_t offset) {

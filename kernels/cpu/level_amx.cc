@@ -9,7 +9,9 @@
 #endif
 // clang-format off
 #include "kernels/cpu/panel_body.h"
+#include "kernels/cpu/int8_panels.h"
 #include "kernels/cpu/amx_body.h"
+#include "kernels/cpu/amx_int8_body.h"
 #include "kernels/cpu/amx_attention_body.h"
 #include "kernels/cpu/tiles_amx.h"
 // clang-format on

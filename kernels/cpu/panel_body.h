@@ -73,7 +73,15 @@ struct TileRange {
   float* saved;        // the sums between parts
   Wanted* wanted;      // null where the weights pass once
   int64_t lines;       // of `wanted` to ask for in each kStep of K
+  bool pass = false;   // whether y goes past the caches
 };
+
+/// Whether y of so many rows is more than is read from a cache again, and whole lines.
+SHARDLINE_INLINE bool PassesCaches(const PanelArgs& a, int64_t rows) {
+  constexpr int64_t kCacheBytes = int64_t{1} << 20;
+  return rows * a.n * 4 > kCacheBytes && a.n % kWidth == 0 &&
+         reinterpret_cast<uintptr_t>(a.y) % 64 == 0;
+}
 
 template <int kRows, int kPanels>
 SHARDLINE_INLINE void BeginTile(const TileRange& range, __m512 (&sums)[kRows][kPanels]) {
@@ -111,7 +119,12 @@ SHARDLINE_INLINE void EndTile(const PanelArgs& a, const TileRange& range,
       if (a.bias != nullptr) {
         sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, a.bias + column));
       }
-      _mm512_mask_storeu_ps(a.y + (range.row + r) * a.n + column, mask, sum);
+      float* const y = a.y + (range.row + r) * a.n + column;
+      if (range.pass) {
+        _mm512_stream_ps(y, sum);
+      } else {
+        _mm512_mask_storeu_ps(y, mask, sum);
+      }
     }
   }
 }
@@ -152,40 +165,47 @@ void Pass(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p0, int64_t p1) {
   if constexpr (kPanels > 1) Pass<Product, kPanels / 2>(a, t0, t1, p, p1);
 }
 
-/// Rows [t0, t1), at most kPanelRowsAtOnce, by kPanels panels from p on. K goes in parts, so that
-/// a part of the panels stays in the first-level cache while all rows pass. As many panels from
-/// `next` on, unless it is negative, are multiplied after them.
+/// Rows [t0, t1), at most kPanelRowsAtOnce, by panels [p0, p1), kPanels at a time; those up to
+/// `last` come after them. K goes in parts, so that a part of kPanels panels stays in the
+/// first-level cache while all rows pass, and the rows' part in the second-level cache while all
+/// panels pass.
 template <class Product, int kPanels>
-void Sweep(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p, int64_t next, float* scratch) {
+void Sweep(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p0, int64_t p1, int64_t last,
+           float* scratch) {
   const int64_t tiles = (t1 - t0 + kPanelTileRows - 1) / kPanelTileRows;
+  const bool pass = PassesCaches(a, t1 - t0);
   for (int64_t k = 0; k < a.k; k += Product::kDepth) {
     const int64_t end = k + Product::kDepth < a.k ? k + Product::kDepth : a.k;
-    Wanted wanted;
-    if (end < a.k) {
-      wanted = WantPart<Product, kPanels>(a, p, end);
-    } else if (next >= 0) {
-      wanted = WantPart<Product, kPanels>(a, next, 0);
-    }
     const int64_t steps = tiles * ((end - k + Product::kStep - 1) / Product::kStep);
-    const int64_t lines = (Lines(wanted) + steps - 1) / steps;
     float* saved = scratch;
-    for (int64_t i = 0; i < tiles; ++i) {  // of nearly equal heights
-      const int64_t begin = t0 + (t1 - t0) * i / tiles;
-      const int rows = static_cast<int>(t0 + (t1 - t0) * (i + 1) / tiles - begin);
-      RunTile<Product, kPanels>(a, {begin, p, k, end, k == 0, end == a.k, saved, &wanted, lines},
-                                rows);
-      saved += rows * kPanels * kWidth;
+    for (int64_t p = p0; p < p1; p += kPanels) {
+      Wanted wanted;
+      if (p + kPanels < p1) {
+        wanted = WantPart<Product, kPanels>(a, p + kPanels, k);
+      } else if (end < a.k) {
+        wanted = WantPart<Product, kPanels>(a, p0, end);
+      } else if (p1 + kPanels <= last) {
+        wanted = WantPart<Product, kPanels>(a, p1, 0);
+      }
+      const int64_t lines = (Lines(wanted) + steps - 1) / steps;
+      for (int64_t i = 0; i < tiles; ++i) {  // of nearly equal heights
+        const int64_t begin = t0 + (t1 - t0) * i / tiles;
+        const int rows = static_cast<int>(t0 + (t1 - t0) * (i + 1) / tiles - begin);
+        RunTile<Product, kPanels>(
+            a, {begin, p, k, end, k == 0, end == a.k, saved, &wanted, lines, pass}, rows);
+        saved += rows * kPanels * kWidth;
+      }
     }
   }
 }
 
-/// kPanels panels from p on by all rows.
+/// As Sweep, in groups of panels whose sums are few enough.
 template <class Product, int kPanels>
-void SweepRows(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p, int64_t p1, float* scratch) {
-  const int64_t next = p + 2 * kPanels <= p1 ? p + kPanels : -1;
-  for (int64_t t = t0; t < t1; t += kPanelRowsAtOnce) {
-    const int64_t end = t + kPanelRowsAtOnce < t1 ? t + kPanelRowsAtOnce : t1;
-    Sweep<Product, kPanels>(a, t, end, p, end == t1 ? next : -1, scratch);
+void SweepGroups(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p0, int64_t p1,
+                 float* scratch) {
+  const int64_t group = kPanelSums / ((t1 - t0) * kPanels * kWidth) * kPanels;
+  for (int64_t p = p0; p < p1; p += group) {
+    Sweep<Product, kPanels>(a, t0, t1, p, p + group < p1 ? p + group : p1, p1, scratch);
   }
 }
 
@@ -195,11 +215,13 @@ void Multiply(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p0, int64_t p1
   static_assert(Product::kSums == kPanels * kPanelTileRows);
   if (t1 - t0 <= kPanelTileRows) return Pass<Product, kPanels>(a, t0, t1, p0, p1);
   if (t1 - t0 <= 2 * kPanelTileRows) return Pass<Product, kPanels / 2>(a, t0, t1, p0, p1);
-  int64_t p = p0;
-  for (; p + kPanels <= p1; p += kPanels) {
-    SweepRows<Product, kPanels>(a, t0, t1, p, p1, scratch);
+  const int64_t whole = p0 + (p1 - p0) / kPanels * kPanels;
+  for (int64_t t = t0; t < t1; t += kPanelRowsAtOnce) {
+    const int64_t end = t + kPanelRowsAtOnce < t1 ? t + kPanelRowsAtOnce : t1;
+    SweepGroups<Product, kPanels>(a, t, end, p0, whole, scratch);
+    SweepGroups<Product, 1>(a, t, end, whole, p1, scratch);
   }
-  for (; p < p1; ++p) SweepRows<Product, 1>(a, t0, t1, p, p1, scratch);
+  _mm_sfence();  // of what went past the caches
 }
 
 }  // namespace

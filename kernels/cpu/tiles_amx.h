@@ -7,8 +7,8 @@ namespace {
 /// hold them. Not the compiler's intrinsics: those do not say which memory an instruction reads, so
 /// that stores before it may be dropped (GCC 12 does so with a configuration on the stack).
 struct AmxTiles {
-  /// Gives the registers their shapes and clears them.
-  static void Configure(int height) {
+  /// Gives the registers their shapes and clears them: `height` rows of x, of so many bytes each.
+  static void Configure(int height, int x_bytes) {
     struct alignas(64) Palette {
       uint8_t palette = 1;
       uint8_t start_row = 0;
@@ -18,8 +18,8 @@ struct AmxTiles {
     } palette;
     static_assert(sizeof(Palette) == 64);
     for (int tile = 0; tile < 8; ++tile) {
-      palette.row_bytes[tile] = 64;
-      palette.rows[tile] = static_cast<uint8_t>(tile < 6 ? height : kTileHeight);
+      palette.row_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? x_bytes : 64);
+      palette.rows[tile] = static_cast<uint8_t>(tile < 6 ? height : x_bytes / 4);
     }
     asm volatile("ldtilecfg %0" : : "m"(palette));
   }
@@ -51,6 +51,11 @@ struct AmxTiles {
   template <int kSum, int kX, int kW>
   SHARDLINE_INLINE void AddBfloat16() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kW));
+  }
+  /// sum += x * w in signed int8, sums in int32.
+  template <int kSum, int kX, int kW>
+  SHARDLINE_INLINE void AddInt8() {
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kX), "i"(kW));
   }
 };
 

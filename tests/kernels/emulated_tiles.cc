@@ -11,7 +11,9 @@
 #endif
 // clang-format off
 #include "kernels/cpu/panel_body.h"
+#include "kernels/cpu/int8_panels.h"
 #include "kernels/cpu/amx_body.h"
+#include "kernels/cpu/amx_int8_body.h"
 #include "kernels/cpu/amx_attention_body.h"
 // clang-format on
 
@@ -54,9 +56,11 @@ T& At(Tile& tile, int row, int column) {
 }
 
 struct EmulatedTiles {
-  static void Configure(int height) {
-    Require(height > 0 && height <= kTileHeight);
-    for (int i = 0; i < 8; ++i) tiles[i] = {i < 6 ? height : kTileHeight, 64, {}};
+  static void Configure(int height, int x_bytes) {
+    Require(height > 0 && height <= kTileHeight && x_bytes > 0 && x_bytes <= 64);
+    for (int i = 0; i < 8; ++i) {
+      tiles[i] = {i < 6 ? height : x_bytes / 4, i == 4 || i == 5 ? x_bytes : 64, {}};
+    }
     configured = true;
   }
   static void Release() { configured = false; }
@@ -105,6 +109,19 @@ struct EmulatedTiles {
       for (int n = 0; n < sum.row_bytes / 4; ++n) {
         float& out = At<float>(sum, m, n);
         out = Flush(Flush(out) + Flush(even[n] + odd[n]));
+      }
+    }
+  }
+  template <int kSum, int kX, int kW>
+  static void AddInt8() {
+    Tile &sum = tiles[kSum], &x = tiles[kX], &w = tiles[kW];
+    RequireShapes(sum, x, w);
+    for (int m = 0; m < sum.rows; ++m) {
+      for (int k = 0; k < x.row_bytes; ++k) {
+        const int32_t value = At<int8_t>(x, m, k);
+        for (int n = 0; n < sum.row_bytes / 4; ++n) {
+          At<int32_t>(sum, m, n) += value * At<int8_t>(w, k / 4, 4 * n + k % 4);
+        }
       }
     }
   }

@@ -234,17 +234,20 @@ TEST(TilesTest, AreEmulatedBitForBit) {
 
 TEST_P(PanelsTest, ALargeYPassesTheCaches) {
   constexpr int64_t kRows = 300, kColumns = 1056;  // more than a MiB
-  PackedMatrix w(DType::kBF16, kColumns, 64, random_);
-  if (!HasPanels(DType::kBF16)) GTEST_SKIP() << "no products of bfloat16";
-  const Panels panels(device_, w);
-  Matrix x(kRows, 64, random_), bias(1, kColumns, random_), one(1, kColumns);
   absl::StatusOr<Buffer> memory = device_.Allocate(kRows * kColumns * 4);
   ASSERT_TRUE(memory.ok());
   const Tensor y = {memory->data(), DType::kF32, kRows, kColumns};
-  MatMul(device_, x.view(), panels.view(), bias.view(), y);
-  for (int64_t t = 0; t < kRows; ++t) {
-    MatMul(device_, x.Rows(t, t + 1).view(), panels.view(), bias.view(), one.view());
-    ASSERT_TRUE(SameBits(y.f32() + t * kColumns, one.row(0), kColumns)) << "row " << t;
+  for (const DType dtype : kPanelTypes) {
+    if (!HasPanels(dtype)) continue;
+    PackedMatrix w(dtype, kColumns, 64, random_);
+    const Panels panels(device_, w);
+    Matrix x(kRows, 64, random_), bias(1, kColumns, random_), one(1, kColumns);
+    MatMul(device_, x.view(), panels.view(), bias.view(), y);
+    for (int64_t t = 0; t < kRows; ++t) {
+      MatMul(device_, x.Rows(t, t + 1).view(), panels.view(), bias.view(), one.view());
+      ASSERT_TRUE(SameBits(y.f32() + t * kColumns, one.row(0), kColumns))
+          << Name(dtype) << " row " << t;
+    }
   }
 }
 
