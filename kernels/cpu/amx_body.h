@@ -38,22 +38,11 @@ SHARDLINE_INLINE void ForEach(const F& f) {
   }
 }
 
-/// y of `height` rows from a tile of sums of one panel. `pass`: y is more than the caches hold, so
-/// it goes past them; whole lines only.
+/// y of `height` rows from a tile of sums of one panel.
 SHARDLINE_INLINE void StoreSums(const PanelArgs& a, int64_t row, int height, int64_t panel,
                                 const float* sums, bool pass) {
-  const int64_t column = panel * kWidth;
-  const int64_t left = a.n - column;
-  const __mmask16 mask = left >= kWidth ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
   for (int r = 0; r < height; ++r) {
-    __m512 sum = _mm512_load_ps(sums + r * kWidth);
-    if (a.bias != nullptr) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, a.bias + column));
-    float* const y = a.y + (row + r) * a.n + column;
-    if (pass) {
-      _mm512_stream_ps(y, sum);
-    } else {
-      _mm512_mask_storeu_ps(y, mask, sum);
-    }
+    StoreSum(a, row + r, panel, WideLoad(sums + r * kWidth), pass);
   }
 }
 

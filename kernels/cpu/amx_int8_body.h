@@ -119,7 +119,8 @@ struct Int8Tiles {
       const __m512 scales = LoadHalves(head);
       SHARDLINE_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const __m512 scale = Float(row + r * a.x_stride, __builtin_offsetof(Int8Block, scale));
+        const __m512 scale =
+            BroadcastFloat(row + r * a.x_stride + __builtin_offsetof(Int8Block, scale));
         const __m512i dot = _mm512_load_si512(mine + r * kWidth);
         sums[r][0] =
             _mm512_fmadd_ps(_mm512_mul_ps(scales, scale), _mm512_cvtepi32_ps(dot), sums[r][0]);
@@ -128,7 +129,8 @@ struct Int8Tiles {
         const __m512 minima = LoadHalves(head + Format::kScaleBytes);
         SHARDLINE_UNROLL
         for (int r = 0; r < kRows; ++r) {
-          const __m512 sum = Float(row + r * a.x_stride, __builtin_offsetof(Int8Block, scaled_sum));
+          const __m512 sum =
+              BroadcastFloat(row + r * a.x_stride + __builtin_offsetof(Int8Block, scaled_sum));
           sums[r][0] = _mm512_fmadd_ps(minima, sum, sums[r][0]);
         }
       }

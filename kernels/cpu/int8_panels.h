@@ -35,10 +35,5 @@ using Q8_0 = Int8Format<DType::kQ8_0, 8, 128, false>;
 using Q4_0 = Int8Format<DType::kQ4_0, 4, 8, false>;
 using Q4_1 = Int8Format<DType::kQ4_1, 4, 0, true>;
 
-/// A number of an Int8Block in every lane; `offset` is its place.
-SHARDLINE_INLINE __m512 Float(const uint8_t* block, int64_t offset) {
-  return _mm512_castsi512_ps(Broadcast(block + offset));
-}
-
 }  // namespace
 }  // namespace shardline::kernels::cpu

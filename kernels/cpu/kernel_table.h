@@ -120,6 +120,7 @@ KernelTable WithPanels(const KernelTable& level, const char* name, const PanelTa
 /// The levels; null where the build's target has none.
 const KernelTable* PortableKernels();
 const KernelTable* Avx2Kernels();
+const KernelTable* Avx2Int8Kernels();  // and int8 products
 const KernelTable* Avx512Kernels();
 const KernelTable* Avx512VnniKernels();  // and int8 products
 const KernelTable* Avx512Bf16Kernels();  // and those of bfloat16

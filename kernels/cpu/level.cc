@@ -45,7 +45,7 @@ bool HasAmx() {
 #endif
 
 struct Levels {
-  const KernelTable* tables[6];
+  const KernelTable* tables[7];
   size_t count = 0;
 
   Levels() {
@@ -54,6 +54,7 @@ struct Levels {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
       Append(Avx2Kernels());
+      Append(Avx2Int8Kernels());
       if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
         Append(Avx512Kernels());
@@ -73,7 +74,7 @@ struct Levels {
   }
 };
 
-constexpr std::string_view kNames[] = {"portable",    "avx2",        "avx512",
+constexpr std::string_view kNames[] = {"portable",    "avx2",        "avx2_int8", "avx512",
                                        "avx512_vnni", "avx512_bf16", "amx"};
 
 /// Whether the last level is the fastest. Not by its name's sake: Intel's vdpbf16ps runs at half

@@ -106,7 +106,7 @@ struct Int8Product : Format {
       for (int p = 0; p < kPanels; ++p) scales[p] = LoadHalves(heads[p]);
       SHARDLINE_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const __m512 scale = Float(x[r], __builtin_offsetof(Int8Block, scale));
+        const __m512 scale = BroadcastFloat(x[r] + __builtin_offsetof(Int8Block, scale));
         SHARDLINE_UNROLL
         for (int p = 0; p < kPanels; ++p) {
           sums[r][p] = _mm512_fmadd_ps(_mm512_mul_ps(scales[p], scale),
@@ -118,7 +118,7 @@ struct Int8Product : Format {
         for (int p = 0; p < kPanels; ++p) scales[p] = LoadHalves(heads[p] + Format::kScaleBytes);
         SHARDLINE_UNROLL
         for (int r = 0; r < kRows; ++r) {
-          const __m512 sum = Float(x[r], __builtin_offsetof(Int8Block, scaled_sum));
+          const __m512 sum = BroadcastFloat(x[r] + __builtin_offsetof(Int8Block, scaled_sum));
           SHARDLINE_UNROLL
           for (int p = 0; p < kPanels; ++p) {
             sums[r][p] = _mm512_fmadd_ps(scales[p], sum, sums[r][p]);

@@ -1,5 +1,5 @@
 // Included by level_*.cc that have products with panels; everything has internal linkage, so that
-// no copy compiled with wide instructions leaves its level. AVX-512.
+// no copy compiled with wide instructions leaves its level.
 
 #include <immintrin.h>
 
@@ -12,21 +12,14 @@
 #endif
 #define SHARDLINE_INLINE static inline __attribute__((always_inline, unused))
 
+#if defined(__AVX512F__)
+#include "kernels/cpu/panel_avx512.h"
+#else
+#include "kernels/cpu/panel_avx2.h"
+#endif
+
 namespace shardline::kernels::cpu {
 namespace {
-
-constexpr int kWidth = 16;
-
-SHARDLINE_INLINE __m512i LoadWords(const uint8_t* p) { return _mm512_loadu_si512(p); }
-SHARDLINE_INLINE __m512 LoadHalves(const uint8_t* p) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-/// Four bytes at p in every lane.
-SHARDLINE_INLINE __m512i Broadcast(const uint8_t* p) {
-  int32_t word;
-  __builtin_memcpy(&word, p, sizeof(word));
-  return _mm512_set1_epi32(word);
-}
 
 /// Weights that are multiplied next. Tiles ask for them a few cache lines at a time, so that memory
 /// works while they compute: without it a step takes the time of both, one after the other.
@@ -83,48 +76,49 @@ SHARDLINE_INLINE bool PassesCaches(const PanelArgs& a, int64_t rows) {
          reinterpret_cast<uintptr_t>(a.y) % 64 == 0;
 }
 
+/// y of a row and a panel from their sum. `pass`: past the caches, whole lines only.
+SHARDLINE_INLINE void StoreSum(const PanelArgs& a, int64_t row, int64_t panel, Wide sum,
+                               bool pass) {
+  const int64_t column = panel * kWidth;
+  const int64_t left = a.n - column < kWidth ? a.n - column : kWidth;
+  if (a.bias != nullptr) sum = WideAdd(sum, WideLoadFirst(a.bias + column, left));
+  float* const y = a.y + row * a.n + column;
+  if (pass) {
+    WideStream(y, sum);
+  } else {
+    WideStoreFirst(y, sum, left);
+  }
+}
+
 template <int kRows, int kPanels>
-SHARDLINE_INLINE void BeginTile(const TileRange& range, __m512 (&sums)[kRows][kPanels]) {
+SHARDLINE_INLINE void BeginTile(const TileRange& range, Wide (&sums)[kRows][kPanels]) {
   SHARDLINE_UNROLL
   for (int r = 0; r < kRows; ++r) {
     SHARDLINE_UNROLL
     for (int p = 0; p < kPanels; ++p) {
-      sums[r][p] = range.first ? _mm512_setzero_ps()
-                               : _mm512_load_ps(range.saved + (r * kPanels + p) * kWidth);
+      sums[r][p] = range.first ? WideZero() : WideLoad(range.saved + (r * kPanels + p) * kWidth);
     }
   }
 }
 
 template <int kRows, int kPanels>
 SHARDLINE_INLINE void EndTile(const PanelArgs& a, const TileRange& range,
-                              __m512 (&sums)[kRows][kPanels]) {
+                              Wide (&sums)[kRows][kPanels]) {
   if (!range.last) {
     SHARDLINE_UNROLL
     for (int r = 0; r < kRows; ++r) {
       SHARDLINE_UNROLL
       for (int p = 0; p < kPanels; ++p) {
-        _mm512_store_ps(range.saved + (r * kPanels + p) * kWidth, sums[r][p]);
+        WideStore(range.saved + (r * kPanels + p) * kWidth, sums[r][p]);
       }
     }
     return;
   }
   SHARDLINE_UNROLL
   for (int p = 0; p < kPanels; ++p) {
-    const int64_t column = (range.panel + p) * kWidth;
-    const int64_t left = a.n - column;
-    const __mmask16 mask = left >= kWidth ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
     SHARDLINE_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      __m512 sum = sums[r][p];
-      if (a.bias != nullptr) {
-        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, a.bias + column));
-      }
-      float* const y = a.y + (range.row + r) * a.n + column;
-      if (range.pass) {
-        _mm512_stream_ps(y, sum);
-      } else {
-        _mm512_mask_storeu_ps(y, mask, sum);
-      }
+      StoreSum(a, range.row + r, range.panel + p, sums[r][p], range.pass);
     }
   }
 }
@@ -214,7 +208,9 @@ void Multiply(const PanelArgs& a, int64_t t0, int64_t t1, int64_t p0, int64_t p1
   constexpr int kPanels = Product::kPanels;
   static_assert(Product::kSums == kPanels * kPanelTileRows);
   if (t1 - t0 <= kPanelTileRows) return Pass<Product, kPanels>(a, t0, t1, p0, p1);
-  if (t1 - t0 <= 2 * kPanelTileRows) return Pass<Product, kPanels / 2>(a, t0, t1, p0, p1);
+  if constexpr (kPanels > 1) {
+    if (t1 - t0 <= 2 * kPanelTileRows) return Pass<Product, kPanels / 2>(a, t0, t1, p0, p1);
+  }
   const int64_t whole = p0 + (p1 - p0) / kPanels * kPanels;
   for (int64_t t = t0; t < t1; t += kPanelRowsAtOnce) {
     const int64_t end = t + kPanelRowsAtOnce < t1 ? t + kPanelRowsAtOnce : t1;

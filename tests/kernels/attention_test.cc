@@ -5,7 +5,6 @@
 #include "kernels/cpu/panels.h"
 #include "kernels/dequantize.h"
 #include "kernels/ops.h"
-#include "tests/kernels/emulated_tiles.h"
 #include "tests/kernels/level_cases.h"
 
 namespace shardline::kernels {

@@ -1,6 +1,5 @@
 #include "tests/kernels/emulated_tiles.h"
 
-#include "kernels/cpu/level.h"
 #include "kernels/cpu/panels.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__FMA__)
@@ -138,16 +137,9 @@ struct EmulatedTiles {
 
 namespace shardline::kernels {
 
-const cpu::KernelTable* EmulatedAmxKernels() {
-  bool vectors = false;
-  for (const cpu::KernelTable* level : cpu::AvailableLevels()) {
-    vectors = vectors || level == cpu::Avx512Bf16Kernels();
-  }
-  if (!vectors) return nullptr;
+const cpu::PanelTable* EmulatedTilePanels() {
   static const cpu::PanelTable panels = cpu::TilePanels<cpu::EmulatedTiles>();
-  static const cpu::KernelTable table =
-      cpu::WithPanels(*cpu::Avx512Bf16Kernels(), "amx_emulated", &panels);
-  return &table;
+  return &panels;
 }
 
 }  // namespace shardline::kernels
@@ -155,7 +147,7 @@ const cpu::KernelTable* EmulatedAmxKernels() {
 #else
 
 namespace shardline::kernels {
-const cpu::KernelTable* EmulatedAmxKernels() { return nullptr; }
+const cpu::PanelTable* EmulatedTilePanels() { return nullptr; }
 }  // namespace shardline::kernels
 
 #endif

@@ -7,7 +7,6 @@
 #include "kernels/cpu/level.h"
 #include "kernels/dequantize.h"
 #include "kernels/ops.h"
-#include "tests/kernels/emulated_tiles.h"
 #include "tests/kernels/level_cases.h"
 
 namespace shardline::kernels {
@@ -141,7 +140,7 @@ TEST_P(PanelsTest, RowsAreIndependent) {
 
 TEST_P(PanelsTest, Int8IsTheSameOnEveryLevel) {
   for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
-    cpu::CpuDevice other(*cpu::Avx512VnniKernels(), 2);
+    cpu::CpuDevice other(*PanelCases()[0].kernels, 2);
     PackedMatrix w(dtype, 53, 1056, random_);
     const Panels panels(device_, w);
     for (const int64_t rows : {1, 6, 7, 8, 16, 21, 100}) {
