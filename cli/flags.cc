@@ -28,7 +28,7 @@ void AddPassedOnFlags(CLI::App& app, std::vector<std::string>& passed) {
   pass("dtype", "Weights: auto (as stored), float32, bfloat16");
   pass("compute-dtype", "Products: float32, or auto (as fast as the device can)");
   pass("quantization", "Float weights when loaded: none, int8, int4");
-  pass("kv-cache-dtype", "KV cache: auto, float32, bfloat16");
+  pass("kv-cache-dtype", "KV cache: auto, float32, bfloat16, int8");
   pass("kv-cache-memory", "Bytes of KV cache a rank; 0: automatic");
   pass("max-model-len", "Longest prompt and answer together, in tokens");
   pass("max-num-seqs", "Sequences that run at once, in each data-parallel group");

@@ -63,7 +63,7 @@ void AddFlags(CLI::App& app, ServerConfig& config) {
   option("quantization", config.quantization,
          "Float weights become, when loaded: none (as they are), int8, int4");
   option("kv-cache-dtype", config.kv_cache_dtype,
-         "KV cache: auto (float32 with --dtype float32, else bfloat16), float32, bfloat16");
+         "KV cache: auto (float32 with --dtype float32, else bfloat16), float32, bfloat16, int8");
   option("kv-cache-memory", config.kv_cache_memory, "Bytes of KV cache a rank; 0: automatic");
   option("max-model-len", config.max_model_len,
          "Longest prompt and answer together, in tokens; 0: the model's, at most 8192");

@@ -38,6 +38,7 @@ constexpr int kMaxReplicas = 256;
 constexpr std::chrono::seconds kEngineStuck(10);
 // Between two looks at what is measured in seconds: requests that nobody reads, the engine's life.
 constexpr int kTicksOfARound = 5;
+constexpr int kInt8KvBlock = 32;           // elements of a head that share a scale
 constexpr int kReceiveWindow = 256 << 10;  // bytes, of a stream
 // The health service's name for «the coordinator works», with or without replicas.
 constexpr char kLiveness[] = "liveness";
@@ -98,6 +99,11 @@ absl::StatusOr<ServedModel> OpenServedModel(const ServerConfig& config) {
   const model::ModelSpec& spec = model->family.spec;
   const absl::Status fits = CheckLayout(spec, config.layout);
   if (!fits.ok()) return fits;
+  if (config.kv_cache_dtype == "int8" && spec.head_dim % kInt8KvBlock != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--kv-cache-dtype int8 needs heads of a multiple of ", kInt8KvBlock,
+                     " elements; this model's have ", spec.head_dim));
+  }
 
   ServedModel served;
   absl::StatusOr<std::string> placement = ReadExpertPlacement(config, model::DimsOf(spec, 1));
@@ -349,7 +355,8 @@ absl::Status ServerConfig::Validate() const {
     status = CheckOneOf("--quantization", quantization, {"none", "int8", "int4"});
   }
   if (status.ok()) {
-    status = CheckOneOf("--kv-cache-dtype", kv_cache_dtype, {"auto", "float32", "bfloat16"});
+    status =
+        CheckOneOf("--kv-cache-dtype", kv_cache_dtype, {"auto", "float32", "bfloat16", "int8"});
   }
   if (status.ok()) status = CheckAtLeast<int64_t>("--kv-cache-memory", kv_cache_memory, 0);
   if (status.ok()) status = CheckAtLeast("--replicas", replicas, 1);

@@ -89,7 +89,7 @@ struct RotaryParams {
 void Rotary(Device& device, const RotaryParams& params, Indices positions, Tensor x);
 
 /// One layer's paged KV memory. keys, values: [num_blocks][kv_heads][block_size][head_dim],
-/// float32 or bfloat16.
+/// float32, bfloat16, or q8_0 where heads are whole blocks of it.
 struct KvCache {
   void* keys = nullptr;
   void* values = nullptr;
@@ -130,8 +130,8 @@ struct AttentionParams {
   float scale = 1.0f;
   int window = 0;         // a token sees itself and the window - 1 before it; 0: all before it
   float soft_cap = 0.0f;  // scores become cap * tanh(score / cap); 0: off
-  /// CPU: queries and softmax weights may be rounded to bfloat16, as the cache is, where that is
-  /// faster.
+  /// CPU: queries and softmax weights may be rounded to bfloat16, where the cache is, and where
+  /// that is faster.
   bool low_precision = false;
 };
 void Attention(Device& device, const AttentionParams& params, const AttentionBatch& batch, Tensor q,

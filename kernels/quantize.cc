@@ -22,7 +22,10 @@ uint8_t* PutQ8Block(const float* x, uint8_t* out) {
   const uint16_t half = ToFloat16(scale);
   std::memcpy(out, &half, sizeof(half));
   for (int i = 0; i < kBlock; ++i) {
-    out[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::round(x[i] * inverse)));
+    const float level = std::round(x[i] * inverse);
+    // What is no number is no level either.
+    const bool valid = level >= -127.0f && level <= 127.0f;
+    out[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(valid ? level : 0.0f));
   }
   return out + 2 + kBlock;
 }

@@ -14,6 +14,20 @@ constexpr int64_t kAlignment = 256;  // bytes, of a layer's keys and values
 
 }  // namespace
 
+absl::StatusOr<kernels::DType> ParseKvDType(const std::string& name, int64_t head_dim) {
+  if (name == "float32") return kernels::DType::kF32;
+  if (name == "bfloat16") return kernels::DType::kBF16;
+  if (name != "int8") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV cache dtype \"", name, "\" is none of float32, bfloat16, int8"));
+  }
+  const int64_t block = kernels::FormatOf(kernels::DType::kQ8_0).elements;
+  if (head_dim % block == 0) return kernels::DType::kQ8_0;
+  return absl::InvalidArgumentError(
+      absl::StrCat("KV cache dtype int8 (--kv-cache-dtype) needs heads of a multiple of ", block,
+                   " elements; this model's have ", head_dim));
+}
+
 int64_t KvGeometry::BytesPerBlock() const {
   return 2 * layers * int64_t{kv_heads} * block_size * kernels::RowBytes(dtype, head_dim);
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -9,6 +10,10 @@
 #include "parallel/partition.h"
 
 namespace shardline::worker {
+
+/// From the flag's value: "float32", "bfloat16", or "int8", which is q8_0: a scale for 32 elements.
+/// kInvalidArgument for another, and for int8 where heads are no whole blocks of it.
+absl::StatusOr<kernels::DType> ParseKvDType(const std::string& name, int64_t head_dim);
 
 /// What one rank's paged KV memory looks like.
 struct KvGeometry {

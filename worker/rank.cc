@@ -61,13 +61,6 @@ absl::Status CheckSizes(const v1::LoadPlan& plan) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<kernels::DType> ParseKvDType(const std::string& name) {
-  if (name == "float32") return kernels::DType::kF32;
-  if (name == "bfloat16") return kernels::DType::kBF16;
-  return absl::InvalidArgumentError(
-      absl::StrCat("KV cache dtype \"", name, "\" is none of float32, bfloat16"));
-}
-
 absl::StatusOr<parallel::LayerPlacements> ParsePlacements(const v1::LoadPlan& plan,
                                                           const parallel::ModelDims& dims,
                                                           const parallel::Layout& layout) {
@@ -248,8 +241,6 @@ class Rank {
     const absl::StatusOr<Products> products = ParseProducts(plan.compute_dtype());
     if (!products.ok()) return products.status();
     const WeightOptions options = {*format, *quantization, *products};
-    const absl::StatusOr<kernels::DType> kv_dtype = ParseKvDType(plan.kv_cache_dtype());
-    if (!kv_dtype.ok()) return kv_dtype.status();
 
     absl::StatusOr<std::unique_ptr<model::Checkpoint>> checkpoint =
         model::Checkpoint::Open(plan.model_path());
@@ -264,6 +255,9 @@ class Rank {
     absl::StatusOr<model::FamilyModel> family = model::Describe(*checkpoint_);
     if (!family.ok()) return family.status();
     spec_ = std::move(family->spec);
+    const absl::StatusOr<kernels::DType> kv_dtype =
+        ParseKvDType(plan.kv_cache_dtype(), spec_.head_dim);
+    if (!kv_dtype.ok()) return kv_dtype.status();
     absl::StatusOr<std::vector<model::BoundWeight>> weights =
         model::Bind(family->table, family->ignored, *checkpoint_);
     if (!weights.ok()) return weights.status();

@@ -1,10 +1,9 @@
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/panels.h"
-#include "kernels/dequantize.h"
+#include "kernels/quantize.h"
 
 namespace shardline::kernels::cpu {
 namespace {
@@ -15,18 +14,11 @@ constexpr int64_t kWriteGrain = 16;  // rows
 
 void WriteKv(CpuDevice& device, const AttentionBatch& batch, Tensor k, Tensor v,
              const KvCache& cache) {
-  const int64_t element = FormatOf(cache.dtype).bytes;
-  const int64_t head_bytes = cache.head_dim * element;
+  const int64_t head_bytes = RowBytes(cache.dtype, cache.head_dim);
   const auto store = [&](const float* from, void* memory, int64_t block, int head, int offset) {
     const int64_t place =
         ((block * cache.kv_heads + head) * cache.block_size + offset) * head_bytes;
-    auto* to = static_cast<uint8_t*>(memory) + place;
-    if (cache.dtype == DType::kF32) {
-      std::memcpy(to, from, head_bytes);
-    } else {
-      auto* out = reinterpret_cast<uint16_t*>(to);
-      for (int d = 0; d < cache.head_dim; ++d) out[d] = ToBFloat16(from[d]);
-    }
+    Quantize(cache.dtype, from, cache.head_dim, static_cast<uint8_t*>(memory) + place);
   };
   device.ParallelFor(k.rows, kWriteGrain, [&](int64_t begin, int64_t end) {
     const auto& starts = batch.query_start;
@@ -65,7 +57,7 @@ void Attention(CpuDevice& device, const AttentionParams& params, const Attention
     first_item.push_back(first_item.back() + runs * cache.kv_heads);
   }
   const std::vector<int64_t>& starts = first_item;
-  const int64_t head_bytes = cache.head_dim * FormatOf(cache.dtype).bytes;
+  const int64_t head_bytes = RowBytes(cache.dtype, cache.head_dim);
   const int64_t kv_head_bytes = cache.block_size * head_bytes;
 
   device.ParallelFor(starts.back(), 1, [&](int64_t begin, int64_t end) {
@@ -97,7 +89,8 @@ void Attention(CpuDevice& device, const AttentionParams& params, const Attention
       args.keys = static_cast<const uint8_t*>(cache.keys) + kv_head * kv_head_bytes;
       args.values = static_cast<const uint8_t*>(cache.values) + kv_head * kv_head_bytes;
       args.block_stride = cache.kv_heads * kv_head_bytes;
-      args.bfloat16 = cache.dtype == DType::kBF16;
+      args.row_bytes = head_bytes;
+      args.cache_type = cache.dtype;
       const int rows = tokens * args.heads;
       args.scratch = ThreadScratch().Floats(tiles ? TileAttentionScratch(cache.head_dim, rows)
                                                   : AttentionScratch(cache.head_dim, rows));

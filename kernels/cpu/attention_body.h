@@ -22,12 +22,14 @@ struct AttentionState {
 SHARDLINE_INLINE void LoadKvRow(const AttentionArgs& a, const uint8_t* row, float* copy,
                                 const float** out) {
   const int64_t d = a.head_dim;
-  if (!a.bfloat16 && d % kLanes == 0) {
+  if (a.cache_type == DType::kF32 && d % kLanes == 0) {
     *out = reinterpret_cast<const float*>(row);
     return;
   }
-  if (a.bfloat16) {
+  if (a.cache_type == DType::kBF16) {
     Expand<DType::kBF16>(row, d, copy, kLanes);
+  } else if (a.cache_type == DType::kQ8_0) {
+    Expand<DType::kQ8_0>(row, d, copy, kLanes);
   } else {
     Expand<DType::kF32>(row, d, copy, kLanes);
   }
@@ -182,13 +184,12 @@ void Attend(const AttentionArgs& a) {
     const int64_t first_key = FirstKey(a, seen - 1);
     oldest = first_key < oldest ? first_key : oldest;
   }
-  const int64_t row_bytes = a.head_dim * (a.bfloat16 ? 2 : 4);
   for (int64_t first = oldest / kKeyTile * kKeyTile; first < context; first += kKeyTile) {
     const int64_t end = first + kKeyTile < context ? first + kKeyTile : context;
     for (int64_t k = first; k < end;) {
       const int64_t block = k / a.block_size, block_end = (block + 1) * a.block_size;
-      int64_t offset = a.blocks[block] * a.block_stride + (k - block * a.block_size) * row_bytes;
-      for (; k < end && k < block_end; ++k, offset += row_bytes) {
+      int64_t offset = a.blocks[block] * a.block_stride + (k - block * a.block_size) * a.row_bytes;
+      for (; k < end && k < block_end; ++k, offset += a.row_bytes) {
         const int64_t c = k - first;
         LoadKvRow(a, a.keys + offset, s.tile_keys + c * s.width, &s.key[c]);
         LoadKvRow(a, a.values + offset, s.tile_values + c * s.width, &s.value[c]);

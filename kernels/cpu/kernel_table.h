@@ -44,8 +44,9 @@ struct AttentionArgs {
   const uint8_t* keys;  // the KV head's part of block 0
   const uint8_t* values;
   int64_t block_stride;  // bytes from one block to the next
-  bool bfloat16;
-  float* scratch;  // AttentionScratch() floats, 64-byte aligned
+  int64_t row_bytes;     // of one token's key
+  DType cache_type;      // float32, bfloat16 or q8_0
+  float* scratch;        // AttentionScratch() floats, 64-byte aligned
 };
 
 struct PanelTable;  // panels.h

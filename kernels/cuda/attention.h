@@ -50,7 +50,7 @@ bool FitsTensorAttention(const AttentionArgs& args);
 cudaError_t LaunchTensorAttention(const AttentionArgs& args, const SplitMemory& memory,
                                   cudaStream_t stream);
 
-/// Any head_dim up to kMostHeadDim, either cache type, float32 arithmetic.
+/// Any head_dim up to kMostHeadDim, any cache type, float32 arithmetic.
 cudaError_t LaunchPlainAttention(const AttentionArgs& args, cudaStream_t stream);
 
 struct WriteKvArgs {

@@ -1,5 +1,5 @@
-// Attention in float32 arithmetic for float32 caches and for heads that the tensor-core kernel does
-// not take; and the write into the cache.
+// Attention in float32 arithmetic for float32 and q8_0 caches and for heads that the tensor-core
+// kernel does not take; and the write into the cache.
 
 #include <cmath>
 
@@ -7,7 +7,6 @@
 #include "kernels/cuda/attention_batch.cuh"
 #include "kernels/cuda/dynamic_shared.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/weight_formats.h"
 
 namespace shardline::kernels::cuda {
 namespace {
@@ -57,7 +56,7 @@ __global__ void __launch_bounds__(kThreads)
       const int key = i / dim, d = i % dim;
       const int64_t place =
           CachePlace(blocks, key0 + key, args.block_size, args.kv_heads, kv_head, dim);
-      tile[key * pitch + d] = PlainElement<kCache>(cache, place + d);
+      tile[key * pitch + d] = CacheElement<kCache>(cache, place + d);
     }
   };
   for (int key0 = first_key / kKeys * kKeys; key0 <= position; key0 += kKeys) {
@@ -128,7 +127,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// A block has one row.
+/// A block has one row; where the cache is q8_0 a warp has a block of it, for rows are whole ones.
 template <DType kCache>
 __global__ void __launch_bounds__(kThreads) WriteKv(const __grid_constant__ WriteKvArgs args) {
   const int row = static_cast<int>(blockIdx.x);
@@ -143,13 +142,8 @@ __global__ void __launch_bounds__(kThreads) WriteKv(const __grid_constant__ Writ
         CachePlace(blocks, position, args.block_size, args.kv_heads, head, args.head_dim) +
         i % args.head_dim;
     const int64_t from = static_cast<int64_t>(row) * width + i;
-    if constexpr (kCache == DType::kF32) {
-      static_cast<float*>(args.keys)[to] = args.k[from];
-      static_cast<float*>(args.values)[to] = args.v[from];
-    } else {
-      static_cast<uint16_t*>(args.keys)[to] = BFloat16OfFloat(args.k[from]);
-      static_cast<uint16_t*>(args.values)[to] = BFloat16OfFloat(args.v[from]);
-    }
+    StoreCacheElement<kCache>(args.keys, to, args.k[from]);
+    StoreCacheElement<kCache>(args.values, to, args.v[from]);
   }
 }
 
@@ -164,12 +158,20 @@ cudaError_t Launch(const AttentionArgs& args, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t LaunchPlainAttention(const AttentionArgs& args, cudaStream_t stream) {
-  return args.cache_type == DType::kF32 ? Launch<DType::kF32>(args, stream)
-                                        : Launch<DType::kBF16>(args, stream);
+  switch (args.cache_type) {
+    case DType::kF32:
+      return Launch<DType::kF32>(args, stream);
+    case DType::kQ8_0:
+      return Launch<DType::kQ8_0>(args, stream);
+    default:
+      return Launch<DType::kBF16>(args, stream);
+  }
 }
 
 cudaError_t LaunchWriteKv(const WriteKvArgs& args, cudaStream_t stream) {
-  const auto kernel = args.cache_type == DType::kF32 ? WriteKv<DType::kF32> : WriteKv<DType::kBF16>;
+  const auto kernel = args.cache_type == DType::kF32    ? WriteKv<DType::kF32>
+                      : args.cache_type == DType::kQ8_0 ? WriteKv<DType::kQ8_0>
+                                                        : WriteKv<DType::kBF16>;
   return LaunchKernel(kernel, {args.rows, kThreads, 0, stream}, args);
 }
 

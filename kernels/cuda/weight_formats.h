@@ -55,6 +55,23 @@ SHARDLINE_BOTH float FloatOfHalf(uint16_t bits) {
 #endif
 }
 
+/// To nearest even; NaN stays NaN.
+SHARDLINE_BOTH uint16_t HalfOfFloat(float value) {
+#ifdef __CUDA_ARCH__
+  return __half_as_ushort(__float2half_rn(value));
+#else
+  const uint32_t sign = BitsOfFloat(value) >> 16 & 0x8000,
+                 magnitude = BitsOfFloat(value) & 0x7fffffff;
+  if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);
+  if (magnitude >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);  // from 65520 on
+  if (magnitude < 0x38800000) {  // subnormal: in units of 2^-24, rounded by the addition
+    return static_cast<uint16_t>(sign | (BitsOfFloat(FloatOfBits(magnitude) + 0.5f) & 0x7ff));
+  }
+  const uint32_t rest = magnitude - (112u << 23);  // exponent re-biased
+  return static_cast<uint16_t>(sign | (rest + 0xfff + (rest >> 13 & 1)) >> 13);
+#endif
+}
+
 SHARDLINE_BOTH float FloatOfBFloat16(uint16_t bits) { return FloatOfBits(uint32_t{bits} << 16); }
 
 /// To nearest even; NaN stays NaN.

@@ -57,8 +57,9 @@ absl::StatusOr<worker::ReplicaOptions> MakeReplicaOptions(const Options& options
   replica.weights = *format;
   replica.products = *products;
   replica.quantization = *quantization;
-  replica.kv_dtype =
-      options.kv_cache_dtype == "float32" ? kernels::DType::kF32 : kernels::DType::kBF16;
+  replica.kv_dtype = options.kv_cache_dtype == "float32" ? kernels::DType::kF32
+                     : options.kv_cache_dtype == "int8"  ? kernels::DType::kQ8_0
+                                                         : kernels::DType::kBF16;
   replica.layout.tp = options.tensor_parallel;
   replica.threads = options.threads;
   replica.max_num_seqs = *std::max_element(options.batches.begin(), options.batches.end());
@@ -191,7 +192,7 @@ int Run(int argc, char** argv) {
   app.add_option("--dtype", options.dtype, "auto, float32, bfloat16");
   app.add_option("--compute-dtype", options.compute, "auto, float32");
   app.add_option("--quantization", options.quantization, "none, int8, int4");
-  app.add_option("--kv-cache-dtype", options.kv_cache_dtype, "float32, bfloat16");
+  app.add_option("--kv-cache-dtype", options.kv_cache_dtype, "float32, bfloat16, int8");
   app.add_option("--prompt", options.prompt, "Tokens")->check(CLI::Range(1, 1 << 20));
   app.add_option("--generate", options.generate, "Tokens")->check(CLI::Range(1, 1 << 20));
   app.add_option("--batch", options.batches, "Sequences decoded at once")->delimiter(',');

@@ -20,7 +20,8 @@ from harness import Cluster, pb, request, smollm2
 from smollm2_directory import write_smollm2_directory
 
 VARIANTS = ("--dtype float32 --compute-dtype float32 --kv-cache-dtype float32;"
-            "--dtype bfloat16;--quantization int8;--quantization int4;"
+            "--dtype bfloat16;--dtype bfloat16 --kv-cache-dtype int8;"
+            "--quantization int8;--quantization int4;"
             "--dtype bfloat16 --compute-dtype auto;--quantization int8 --compute-dtype auto;"
             "--quantization int4 --compute-dtype auto")
 

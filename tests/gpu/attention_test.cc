@@ -111,6 +111,8 @@ const std::vector<Shape>& Shapes() {
       {4, 2, 2, 0, 128, 16, DType::kBF16, 300, 5.0f},
       {4, 2, 2, 0, 64, 16, DType::kBF16, 33},
       {2, 1, 2, 0, 256, 16, DType::kBF16, 0, 3.0f},
+      {9, 3, 3, 0, 64, 16, DType::kQ8_0},
+      {4, 2, 3, 1, 96, 8, DType::kQ8_0, 33, 5.0f},
   };
   return shapes;
 }

@@ -5,6 +5,7 @@
 #include "kernels/cpu/panels.h"
 #include "kernels/dequantize.h"
 #include "kernels/ops.h"
+#include "kernels/quantize.h"
 #include "tests/kernels/level_cases.h"
 
 namespace shardline::kernels {
@@ -28,12 +29,13 @@ struct Piece {
 /// Whole sequences' q, k, v, with a paged cache whose blocks are given out in a shuffled order.
 class Story {
  public:
-  Story(const Shape& shape, const std::vector<int>& lengths, std::mt19937& random)
-      : shape_(shape), cache_(shape.dtype == DType::kF32 ? 4 : 2) {
+  Story(const Shape& shape, const std::vector<int>& lengths, std::mt19937& random) : shape_(shape) {
     for (const int length : lengths) {
       q.emplace_back(length, int64_t{shape.heads} * shape.head_dim, random, 2);
       k.emplace_back(length, int64_t{shape.kv_heads} * shape.head_dim, random, 2);
       v.emplace_back(length, int64_t{shape.kv_heads} * shape.head_dim, random, 2);
+      stored_k_.push_back(Stored(k.back()));
+      stored_v_.push_back(Stored(v.back()));
       max_blocks_ = std::max(max_blocks_, (length + shape.block_size - 1) / shape.block_size);
     }
     const int total = max_blocks_ * static_cast<int>(lengths.size());
@@ -41,7 +43,7 @@ class Story {
     std::iota(blocks_.begin(), blocks_.end(), 0);
     for (int i = total - 1; i > 0; --i) std::swap(blocks_[i], blocks_[random() % (i + 1)]);
     const int64_t bytes =
-        int64_t{total} * shape.kv_heads * shape.block_size * shape.head_dim * cache_;
+        int64_t{total} * shape.kv_heads * shape.block_size * RowBytes(shape.dtype, shape.head_dim);
     // What no token has written is NaN: it must not be looked at.
     keys_.assign(bytes, 0xff);
     values_.assign(bytes, 0xff);
@@ -99,8 +101,8 @@ class Story {
         double score = 0;
         for (int i = 0; i < d; ++i) {
           const float query = q[sequence].row(position)[h * d + i];
-          score += (rounded ? Stored(query) : double{query}) *
-                   Stored(k[sequence].row(p)[kv_head * d + i]);
+          score += double{rounded ? FromBFloat16(ToBFloat16(query)) : query} *
+                   stored_k_[sequence].row(p)[kv_head * d + i];
         }
         weight[p] = score * Scale();
         if (shape_.soft_cap > 0) {
@@ -111,7 +113,7 @@ class Story {
       for (int p = first; p <= position; ++p) sum += weight[p] = std::exp(weight[p] - max);
       for (int p = first; p <= position; ++p) {
         for (int i = 0; i < d; ++i) {
-          out[h * d + i] += weight[p] / sum * Stored(v[sequence].row(p)[kv_head * d + i]);
+          out[h * d + i] += weight[p] / sum * stored_v_[sequence].row(p)[kv_head * d + i];
         }
       }
     }
@@ -122,8 +124,14 @@ class Story {
 
  private:
   float Scale() const { return 1.0f / std::sqrt(static_cast<float>(shape_.head_dim)); }
-  double Stored(float value) const {
-    return shape_.dtype == DType::kF32 ? value : FromBFloat16(ToBFloat16(value));
+  /// What a cache of the shape's type has of it.
+  Matrix Stored(const Matrix& of) const {
+    const int64_t count = of.rows * of.cols;
+    std::vector<uint8_t> packed(RowBytes(shape_.dtype, count));
+    Quantize(shape_.dtype, of.at.data(), count, packed.data());
+    Matrix stored(of.rows, of.cols);
+    Dequantize(shape_.dtype, packed.data(), count, stored.at.data());
+    return stored;
   }
   static Matrix Rows(const std::vector<Matrix>& of, const std::vector<Piece>& pieces) {
     Matrix rows(0, of[0].cols);
@@ -136,7 +144,7 @@ class Story {
   }
 
   Shape shape_;
-  int cache_;  // bytes of an element
+  std::vector<Matrix> stored_k_, stored_v_;
   int max_blocks_ = 0;
   std::vector<int32_t> blocks_;
   std::vector<uint8_t> keys_, values_;
@@ -162,6 +170,8 @@ const std::vector<Shape>& Shapes() {
       {70, 1, 70, 0, 32, 16, DType::kBF16, 0, 5.0f, true},
       {2, 2, 1, 0, 96, 16, DType::kBF16, 1, 0, true},
       {2, 1, 2, 0, 48, 16, DType::kBF16, 0, 0, true},  // no whole tiles: not rounded
+      {9, 3, 3, 0, 64, 16, DType::kQ8_0, 0, 0, true},  // likewise
+      {3, 2, 3, 2, 96, 8, DType::kQ8_0, 33, 5.0f},
   };
   return shapes;
 }
@@ -173,8 +183,9 @@ TEST_P(AttentionTest, EqualsPlainSoftmax) {
   for (size_t i = 0; i < Shapes().size(); ++i) {
     Story story(Shapes()[i], {75, 1, 130, 40}, random_);
     const cpu::PanelTable* panels = device_.kernels().panels;
-    const bool rounded = Shapes()[i].low_precision && Shapes()[i].head_dim % 32 == 0 &&
-                         panels != nullptr && panels->attention != nullptr;
+    const bool rounded = Shapes()[i].low_precision && Shapes()[i].dtype == DType::kBF16 &&
+                         Shapes()[i].head_dim % 32 == 0 && panels != nullptr &&
+                         panels->attention != nullptr;
     // The contexts first; then prefill, decode and chunks that continue, in one ragged batch.
     story.Step(device_, {{1, 0, 0}, {2, 0, 129}, {3, 0, 17}});
     const std::vector<Piece> pieces = {{0, 0, 75}, {1, 0, 1}, {2, 129, 1}, {3, 17, 23}};

@@ -91,6 +91,7 @@ TEST(CudaFormats, RoundsToBFloat16AsTheCpuDoes) {
   for (int i = 0; i < 200000; ++i) {
     const float value = FloatOfBits(static_cast<uint32_t>(random()));
     ASSERT_EQ(BFloat16OfFloat(value), ToBFloat16(value)) << value;
+    ASSERT_EQ(HalfOfFloat(value), ToFloat16(value)) << value;
   }
   EXPECT_EQ(BFloat16Pair(1.0f, 2.0f), 0x40003f80u);
 }

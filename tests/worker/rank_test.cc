@@ -255,6 +255,8 @@ INSTANTIATE_TEST_SUITE_P(
                     "quantization \"int3\""},
         HostileLoad{"KvDtype", [](auto& p) { p.set_kv_cache_dtype("fp8"); },
                     "KV cache dtype \"fp8\""},
+        HostileLoad{"KvInt8", [](auto& p) { p.set_kv_cache_dtype("int8"); },
+                    "needs heads of a multiple of 32 elements"},
         HostileLoad{"NoBlockSize", [](auto& p) { p.set_block_size(0); }, "block_size 0"},
         HostileLoad{"HugeBlockSize", [](auto& p) { p.set_block_size(UINT32_MAX); },
                     "block_size 4294967295"},

@@ -136,14 +136,15 @@ TEST_P(RowIndependence, HoldsThroughTheWholeModel) {
 }
 
 std::string LayoutName(const testing::TestParamInfo<Layout>& info) {
-  return "TP" + std::to_string(info.param.tp) + "PP" + std::to_string(info.param.pp) +
-         (info.param.kv_dtype == kernels::DType::kF32 ? "" : "KvBFloat16") +
+  return "TP" + std::to_string(info.param.tp) + "PP" + std::to_string(info.param.pp) + "Kv" +
+         std::string(kernels::Name(info.param.kv_dtype)) +
          (info.param.products == Products::kFloat32 ? "" : "FastProducts");
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, RowIndependence,
                          testing::Values(Layout{1, 1, kernels::DType::kBF16},
                                          Layout{2, 2, kernels::DType::kF32},
+                                         Layout{2, 2, kernels::DType::kQ8_0},
                                          Layout{1, 1, kernels::DType::kBF16, Products::kFast},
                                          Layout{2, 1, kernels::DType::kBF16, Products::kFast}),
                          LayoutName);

@@ -156,6 +156,28 @@ TEST(SmolLm2, KvInBFloat16LosesLessThanTheOracleInBFloat16) {
   EXPECT_LE(difference.largest, oracle.at("largest").get<double>()) << difference.where;
 }
 
+// Keys and values in int8 are rounded as finely as the activations of the oracle in int8, and there
+// are fewer of them.
+TEST(SmolLm2, KvInInt8LosesLessThanTheOracleInInt8) {
+  SKIP_WITHOUT_SMOLLM2();
+  double rms = HUGE_VAL, largest = HUGE_VAL;
+  for (const nlohmann::json& draw : SmolLm2Golden("rounding.json").at("int8")) {
+    rms = std::min(rms, draw.at("rms").get<double>());
+    largest = std::min(largest, draw.at("largest").get<double>());
+  }
+  for (const parallel::Layout& layout :
+       {parallel::Layout{.tp = 1}, parallel::Layout{.tp = 3}, parallel::Layout{.pp = 2, .tp = 2}}) {
+    auto replica =
+        InProcessReplica::Create(SmolLm2Path(), {.layout = layout, .kv_dtype = DType::kQ8_0});
+    ASSERT_TRUE(replica.ok()) << replica.status();
+    Difference difference;
+    ASSERT_NO_FATAL_FAILURE(FromOracle(**replica, difference));
+    EXPECT_GT(difference.rms, kTolerance / 10);  // it does round
+    EXPECT_LE(difference.rms, rms) << layout.ToString();
+    EXPECT_LE(difference.largest, largest) << layout.ToString() << ": " << difference.where;
+  }
+}
+
 // Products that round activations to int8 beside packed weights, the default of the coordinator
 // where the CPU is fast at them: as near to the oracle in float32 as the oracle's own answers are
 // when its activations are rounded likewise, in eight ways of rounding
