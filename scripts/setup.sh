@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Shardline needs, from Debian or Ubuntu packages. Does nothing when all is there.
 #   scripts/setup.sh          to build and run
-#   scripts/setup.sh --dev    also to test: sanitizer and fuzzer runtimes, clang-format, Slurm
+#   scripts/setup.sh --dev    also to test: sanitizer and fuzzer runtimes, clang-format, ccache, Slurm
 set -euo pipefail
 
 dev=
@@ -19,7 +19,7 @@ packages=(
   nlohmann-json3-dev libpcre2-dev libicu-dev libspdlog-dev libcli11-dev zlib1g-dev prometheus-cpp-dev
   python3 python3-pip unzip
 )
-[ -z "$dev" ] || packages+=(clang lld clang-format llvm python3-venv git
+[ -z "$dev" ] || packages+=(clang lld clang-format llvm python3-venv git ccache
   munge slurmctld slurmd slurm-client prometheus iproute2 nftables debootstrap
   openssl)
 
