@@ -6,6 +6,7 @@
 #include "kernels/dequantize.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
+#include "tests/kernels/emulated_tiles.h"
 #include "tests/kernels/level_cases.h"
 
 namespace shardline::kernels {

@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string_view>
 
 #include "kernels/cpu/level.h"
 #include "kernels/dequantize.h"
-#include "tests/kernels/emulated_tiles.h"
 
 namespace shardline::kernels {
 namespace {
@@ -51,16 +49,6 @@ std::vector<LevelCase> Cases(bool panels) {
 std::vector<LevelCase> LevelCases() { return Cases(false); }
 
 std::vector<LevelCase> PanelCases() { return Cases(true); }
-
-const cpu::KernelTable* EmulatedAmxKernels() {
-  for (const cpu::KernelTable* level : cpu::AvailableLevels()) {
-    if (std::string_view(level->name) != "avx512_bf16") continue;
-    static const cpu::KernelTable table =
-        cpu::WithPanels(*level, "amx_emulated", EmulatedTilePanels());
-    return &table;
-  }
-  return nullptr;
-}
 
 std::string NameOf(const ::testing::TestParamInfo<LevelCase>& info) {
   return std::string(info.param.kernels->name) + "_threads" + std::to_string(info.param.threads);

@@ -21,8 +21,6 @@ struct LevelCase {
 /// products with panels to the one before are PanelCases().
 std::vector<LevelCase> LevelCases();
 std::vector<LevelCase> PanelCases();
-/// The "amx" level over emulated tiles; null when the CPU lacks the AVX-512 around them.
-const cpu::KernelTable* EmulatedAmxKernels();
 std::string NameOf(const ::testing::TestParamInfo<LevelCase>& info);
 
 /// A suite of op tests: each runs for every LevelCase.

@@ -7,6 +7,7 @@
 #include "kernels/cpu/level.h"
 #include "kernels/dequantize.h"
 #include "kernels/ops.h"
+#include "tests/kernels/emulated_tiles.h"
 #include "tests/kernels/level_cases.h"
 
 namespace shardline::kernels {
