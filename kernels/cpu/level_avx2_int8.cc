@@ -10,7 +10,6 @@
 namespace shardline::kernels::cpu {
 namespace {
 
-SHARDLINE_INLINE __m256 Maximum(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
 SHARDLINE_INLINE __m256 Magnitude(const float* x) {
   return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(x));
 }
@@ -29,8 +28,9 @@ SHARDLINE_INLINE int32_t SumOf(__m256i v) {
 template <int kOffset>
 void PrepareInt8(const float* x, int64_t k, uint8_t* out) {
   for (int64_t i = 0; i < k; i += kBlock, out += sizeof(Int8Block)) {
-    const float most = MaximumOf(Maximum(Maximum(Magnitude(x + i), Magnitude(x + i + 8)),
-                                         Maximum(Magnitude(x + i + 16), Magnitude(x + i + 24))));
+    const float most =
+        MaximumOf(_mm256_max_ps(_mm256_max_ps(Magnitude(x + i), Magnitude(x + i + 8)),
+                                _mm256_max_ps(Magnitude(x + i + 16), Magnitude(x + i + 24))));
     const float scale = most / 127.0f;
     // Nothing of a block whose scale vanishes can be kept, and its reciprocal would be infinite.
     const __m256 inverse = _mm256_set1_ps(scale >= 0x1p-126f ? 127.0f / most : 0.0f);
