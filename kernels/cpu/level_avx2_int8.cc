@@ -95,11 +95,11 @@ struct Int8Product : Format {
         asm volatile("" ::: "memory");
         __m256i dots[kRows];
         if constexpr (Format::kBits == 8) {
-          Dots8(x, words + h * 32, dots);
+          Dots8(x, words + h * kHalfWidth * 4, dots);
         } else {
-          Dots4(x, words + h * 32, dots);
+          Dots4(x, words + h * kHalfWidth * 4, dots);
         }
-        const __m256 scales = LoadHalves(head + h * kWidth);
+        const __m256 scales = LoadHalves(head + h * kHalfWidth * 2);
         SHARDLINE_UNROLL
         for (int r = 0; r < kRows; ++r) {
           const __m256 scale = BroadcastFloat(x[r] + __builtin_offsetof(Int8Block, scale));
@@ -107,7 +107,7 @@ struct Int8Product : Format {
           sum = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), _mm256_cvtepi32_ps(dots[r]), sum);
         }
         if constexpr (Format::kMinimum) {
-          const __m256 minima = LoadHalves(head + Format::kScaleBytes + h * kWidth);
+          const __m256 minima = LoadHalves(head + Format::kScaleBytes + h * kHalfWidth * 2);
           SHARDLINE_UNROLL
           for (int r = 0; r < kRows; ++r) {
             const __m256 x_sum = BroadcastFloat(x[r] + __builtin_offsetof(Int8Block, scaled_sum));

@@ -58,7 +58,8 @@ __device__ __forceinline__ float CacheElement(const void* cache, int64_t i) {
   }
 }
 
-/// A warp stores one element each from element i on, its lane's own being `value`.
+/// Element i becomes `value`. Where the cache is q8_0, a warp's lanes have the elements of one
+/// block.
 template <DType kCache>
 __device__ __forceinline__ void StoreCacheElement(void* cache, int64_t i, float value) {
   if constexpr (kCache == DType::kF32) {
